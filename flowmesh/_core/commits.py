@@ -1,0 +1,241 @@
+"""What may change, as data: intents say what somebody wants, a Commit says what will happen.
+
+An intent is turned into changes by `Ledger.prepare`, which checks everything, gives places in order and pins what it
+touches; `Ledger.apply` carries the changes out and cannot fail; `Ledger.give_up` takes a prepared commit back.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Literal
+
+from msgspec import Struct
+
+from flowmesh._core.entry import Entry, Outcome, State
+from flowmesh._core.exchanges import Exchange
+from flowmesh._core.mailbox import Mailbox
+from flowmesh.message import DeathReason, Message
+
+__all__ = [
+    "Ack",
+    "Back",
+    "Change",
+    "Commit",
+    "Dead",
+    "Defer",
+    "Delay",
+    "End",
+    "EndPlain",
+    "Enter",
+    "Expire",
+    "Gone",
+    "Intent",
+    "LeaveOut",
+    "Note",
+    "Publish",
+    "PublishDue",
+    "Purge",
+    "Release",
+    "Replay",
+    "Return",
+    "SetTimer",
+    "Settle",
+    "Verdict",
+    "Withdraw",
+]
+
+# Verdicts: how a delivery is settled
+
+
+class Ack(Struct, frozen=True):
+    """Done."""
+
+
+class Back(Struct, frozen=True):
+    """Hand it out again, at its place, now or after `delay` seconds; `counted` as a failure, a hand-out, or neither."""
+
+    delay: float = 0.0
+    counted: Literal["failure", "handout"] | None = None
+
+
+class Dead(Struct, frozen=True):
+    """Dead letter now."""
+
+    reason: DeathReason
+    detail: str = ""
+
+
+class Gone(Struct, frozen=True):
+    """Nobody wants its outcome any more: its asker left while it was being handled."""
+
+
+Verdict = Ack | Back | Dead | Gone
+
+# Intents
+
+
+class Publish(Struct, frozen=True):
+    """Put a copy into each of these mailboxes. `moved`: by the mesh itself, never refused.
+
+    `nowait`: a full `wait` mailbox refuses, as a full `reject` mailbox does. `make_entry` makes the copy's entry when
+    somebody waits for what becomes of it.
+    """
+
+    message: Message
+    mailboxes: tuple[Mailbox, ...]
+    moved: bool = False
+    nowait: bool = False
+    make_entry: Callable[[Message], Entry] | None = None
+
+
+class Settle(Struct, frozen=True):
+    """End a lease. `item` is the Entry, or the plain Message (only with Ack)."""
+
+    mailbox: Mailbox
+    item: Entry | Message
+    verdict: Verdict
+
+
+class Withdraw(Struct, frozen=True):
+    """End a copy that nobody wants any more and that has not started."""
+
+    mailbox: Mailbox
+    entry: Entry
+
+
+class Release(Struct, frozen=True):
+    """Make a delayed copy ready again."""
+
+    mailbox: Mailbox
+    entry: Entry
+
+
+class Expire(Struct, frozen=True):
+    """End the ready copies of a mailbox whose time is over."""
+
+    mailbox: Mailbox
+
+
+class Purge(Struct, frozen=True):
+    """End every ready copy, or `only` these; with `delayed`, those that wait for their retry too."""
+
+    mailbox: Mailbox
+    delayed: bool = False
+    only: tuple[Entry, ...] | None = None
+
+
+class Replay(Struct, frozen=True):
+    """Move a dead letter back into the mailbox it died in, with fresh attempts and its history."""
+
+    entry: Entry
+    mailbox: Mailbox
+
+
+class PublishDue(Struct, frozen=True):
+    """Route a deferred message, with the bindings of now."""
+
+    exchange: Exchange
+    message: Message
+    ttl: float | None = None
+
+
+class Defer(Struct, frozen=True):
+    """Set a timer that publishes a message when it is due."""
+
+    action: PublishDue
+    due: float
+    on_wall: bool = False
+
+
+Intent = Publish | Settle | Withdraw | Release | Expire | Purge | Replay | PublishDue | Defer
+
+# Changes
+
+
+class Enter(Struct, frozen=True):
+    """A copy enters."""
+
+    mailbox: Mailbox
+    item: Entry | Message
+
+
+class LeaveOut(Struct, frozen=True):
+    """A copy is left out by a drop policy: entered and ended in one."""
+
+    mailbox: Mailbox
+    entry: Entry | None
+    outcome: Outcome
+
+
+class End(Struct, frozen=True):
+    """A copy ends."""
+
+    mailbox: Mailbox
+    entry: Entry
+    outcome: Outcome
+    was: State
+
+
+class EndPlain(Struct, frozen=True):
+    """A leased copy without an entry is acked."""
+
+    mailbox: Mailbox
+
+
+class Return(Struct, frozen=True):
+    """A leased or delayed copy is ready again."""
+
+    mailbox: Mailbox
+    entry: Entry
+    was: State
+    failures: int
+    handouts: int
+
+
+class Delay(Struct, frozen=True):
+    """A leased copy waits until `due`."""
+
+    mailbox: Mailbox
+    entry: Entry
+    due: float
+    failures: int
+    handouts: int
+
+
+class SetTimer(Struct, frozen=True):
+    """A timer is set."""
+
+    defer: Defer
+
+
+Change = Enter | LeaveOut | End | EndPlain | Return | Delay | SetTimer
+
+
+class Note(Struct, frozen=True):
+    """Something that a commit did and that somebody should be told: the runtime logs it.
+
+    `unroutable`: nothing is bound at `place`, an exchange. `cut`: a dead-letter cycle was cut at `place`, a mailbox.
+    `evicted`: an old dead letter made room for a new one. `buried`: a dead letter rests in `mesh.dead_letters`.
+    """
+
+    kind: Literal["unroutable", "cut", "evicted", "buried"]
+    place: str
+    message: Message
+
+
+class Commit:
+    """What will happen, prepared: all of it or none.
+
+    `counts`: for each Publish in the order given, the mailboxes that take a copy and those that leave theirs out.
+    `burials`: dead letters and where they go, while the commit is being prepared; `entering`: for each `drop_oldest` mailbox
+    a heap of (rank, index in `changes`) of the copies that enter it. `timers`: ids of those it set.
+    """
+
+    __slots__ = ("burials", "changes", "counts", "entering", "notes", "timers")
+
+    def __init__(self) -> None:
+        self.burials: deque[tuple[Mailbox, Message]] = deque()
+        self.changes: list[Change] = []
+        self.counts: list[tuple[int, int]] = []
+        self.entering: dict[Mailbox, list[tuple[int, int]]] = {}
+        self.notes: list[Note] = []
+        self.timers: list[int] = []

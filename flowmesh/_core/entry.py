@@ -1,0 +1,100 @@
+"""What one mailbox knows of one copy, once it needs more than its place in the line.
+
+Most copies never get an Entry: a plain Message stands in the mailbox's deque, is handed out and is settled by counting.
+An Entry is made for a copy that somebody waits for, that can expire, that has a priority or a lane, or that came back.
+
+    READY -> LEASED -> ENDED          handed out, settled
+    READY -> ASIDE -> READY           its lane was busy when it was looked at
+    LEASED -> READY | DELAYED         handed back, at once or until later;  DELAYED -> READY
+    READY | ASIDE -> PINNED           a prepared commit will end it        PINNED -> ENDED (applied) | READY (given up)
+    LEASED | DELAYED -> SETTLING      a prepared commit settles it         SETTLING -> any, when applied
+"""
+
+import enum
+from typing import Any, ClassVar, Final, Literal
+
+from msgspec import Struct
+
+from flowmesh.message import Message
+
+__all__ = ["NO_LANE", "TRANSITIONS", "Entry", "Outcome", "State"]
+
+Outcome = Literal["acked", "dead", "expired", "dropped", "withdrawn", "purged"]
+
+
+class State(enum.Enum):
+    """Where a copy is in its life."""
+
+    READY = enum.auto()
+    ASIDE = enum.auto()
+    LEASED = enum.auto()
+    DELAYED = enum.auto()
+    PINNED = enum.auto()
+    SETTLING = enum.auto()
+    ENDED = enum.auto()
+
+
+TRANSITIONS: Final = frozenset(
+    {
+        (State.READY, State.LEASED),
+        (State.READY, State.ASIDE),
+        (State.READY, State.PINNED),
+        (State.ASIDE, State.READY),
+        (State.ASIDE, State.PINNED),
+        (State.LEASED, State.SETTLING),
+        (State.DELAYED, State.SETTLING),
+        (State.PINNED, State.READY),
+        (State.PINNED, State.ENDED),
+        (State.SETTLING, State.LEASED),
+        (State.SETTLING, State.READY),
+        (State.SETTLING, State.DELAYED),
+        (State.SETTLING, State.ENDED),
+        (State.LEASED, State.ENDED),  # the fast path of an ack: prepared and applied in one step
+    }
+)
+
+
+class _NoLane:
+    def __repr__(self) -> str:
+        return "<no lane>"
+
+
+NO_LANE: Final = _NoLane()
+
+
+class Entry(Struct, eq=False):
+    """One copy in one mailbox. A Struct because one is made for every ask, and equal only to itself.
+
+    `place`: its place for life, known once it has been looked at. `failures`: exceptions and time limits so far.
+    `handouts`: hand-outs that ended without a verdict. `expires`: mesh clock seconds. `since`: when it entered.
+    `lane`: its `by=` value. `body`: the converted body, once converted. `queued`: it stands in the deque or the heap.
+    """
+
+    message: Message
+    since: float
+    place: int = -1
+    state: State = State.READY
+    failures: int = 0
+    handouts: int = 0
+    redelivered: bool = False
+    expires: float | None = None
+    lane: Any = NO_LANE
+    body: Any = None
+    queued: bool = False
+
+    asked: ClassVar[bool] = False
+    """An asker waits for its outcome, so it is never dead-lettered."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """Take the news that it has ended, other than by an ack's fast path. For those who wait for it."""
+
+    @property
+    def has_ended(self) -> bool:
+        """It is settled for good."""
+        return self.state is State.ENDED
+
+    def move(self, state: State) -> None:
+        """Change state; a pair that TRANSITIONS does not hold is a bug and raises AssertionError."""
+        if (self.state, state) not in TRANSITIONS:
+            raise AssertionError(f"a copy cannot go from {self.state.name} to {state.name}: {self.message.id}")
+        self.state = state

@@ -1,0 +1,85 @@
+"""What users configure: checked where it is made, frozen, and equal when it says the same."""
+
+import math
+from typing import Any
+
+import pytest
+
+from flowmesh._core.router import Router
+from flowmesh.policies import DEFAULT_CAPACITY, MailboxOptions, Retry, name_of
+
+
+def test_the_defaults_are_those_of_the_design() -> None:
+    """A bounded mailbox whose senders wait; five attempts with growing, jittered delays."""
+    options = MailboxOptions()
+    assert (options.capacity, options.overflow, options.ttl, options.priorities) == (10_000, "wait", None, False)
+    assert (options.dead_letter, options.dead_letter_key, options.max_deliveries) == (None, None, 20)
+    assert DEFAULT_CAPACITY == 10_000
+    assert Retry() == Retry(5, initial=0.2, factor=2.0, maximum=30.0, jitter="full", on=(Exception,), never=())
+
+
+@pytest.mark.parametrize(
+    "name, value, text",
+    [
+        ("capacity", 0, "capacity must be a whole number of at least 1, not 0"),
+        ("capacity", 1.5, "capacity must be a whole number of at least 1, not 1.5"),
+        ("capacity", True, "capacity must be a whole number of at least 1, not True"),
+        ("overflow", "block", "overflow must be one of wait, reject, drop_oldest, drop_newest, not 'block'"),
+        ("ttl", -1.0, "ttl must be zero or more seconds, or None, not -1.0"),
+        ("ttl", math.nan, "ttl must be zero or more seconds, or None, not nan"),
+        ("max_deliveries", 0, "max_deliveries must be a whole number of at least 1, not 0"),
+        ("max_deliveries", False, "max_deliveries must be a whole number of at least 1, not False"),
+        ("dead_letter_key", "k", "dead_letter_key needs dead_letter: name the exchange that dead letters are published to"),
+    ],
+)
+def test_a_bad_mailbox_option_is_named(name: str, value: Any, text: str) -> None:
+    """The error says which option, what it takes, and what was given."""
+    with pytest.raises(ValueError) as caught:
+        MailboxOptions(**{name: value})
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    "name, value, text",
+    [
+        ("attempts", 0, "attempts must be a whole number of at least 1, not 0"),
+        ("attempts", True, "attempts must be a whole number of at least 1, not True"),
+        ("initial", -0.1, "initial must be zero or more seconds, not -0.1"),
+        ("initial", math.nan, "initial must be zero or more seconds, not nan"),
+        ("factor", 0.5, "factor must be at least 1, not 0.5"),
+        ("maximum", -1, "maximum must be zero or more seconds, not -1"),
+        ("jitter", "some", "jitter must be 'full' or 'none', not 'some'"),
+        ("on", ValueError, f"on must be a tuple of exception types, not {ValueError!r}"),
+        ("never", (ValueError, 5), f"never must be a tuple of exception types, not {(ValueError, 5)!r}"),
+        ("on", (int,), f"on must be a tuple of exception types, not {(int,)!r}"),
+    ],
+)
+def test_a_bad_retry_option_is_named(name: str, value: Any, text: str) -> None:
+    """The error says which option, what it takes, and what was given."""
+    with pytest.raises(ValueError) as caught:
+        Retry(**{name: value})
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize("policy", [MailboxOptions, Retry])
+def test_an_unknown_option_is_refused(policy: type) -> None:
+    """Misspelt options are not ignored."""
+    with pytest.raises(TypeError, match="durabel"):
+        policy(durabel=True)
+
+
+def test_an_exchange_and_its_name_declare_the_same() -> None:
+    """`dead_letter` takes either; it is kept as the name."""
+    exchange = Router().declare_exchange("dlx", "fanout")
+    assert MailboxOptions(dead_letter=exchange) == MailboxOptions(dead_letter="dlx")
+    assert MailboxOptions(dead_letter=exchange).dead_letter_name == "dlx"
+    assert MailboxOptions().dead_letter_name is None
+    assert MailboxOptions(dead_letter="").dead_letter_name == ""
+    assert (name_of(exchange), name_of("dlx")) == ("dlx", "dlx")
+
+
+@pytest.mark.parametrize("policy, name", [(MailboxOptions(), "capacity"), (Retry(), "attempts")])
+def test_policies_are_frozen(policy: Any, name: str) -> None:
+    """A policy that is in use cannot change."""
+    with pytest.raises(AttributeError):
+        setattr(policy, name, 2)
