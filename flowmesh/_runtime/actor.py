@@ -1,0 +1,318 @@
+"""The public Actor: tell it something, ask it something, pause it, stop it.
+
+`tell` and `ask` try the fast path themselves, as `Exchange.publish` does; everything unusual goes to `Sending`.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Mapping
+from threading import get_ident
+from typing import Any, Generic, TypeVar, Unpack, overload
+
+import anyio
+
+from flowmesh._core.mailbox import EMPTY
+from flowmesh._core.mailbox import Mailbox as CoreMailbox
+from flowmesh._runtime.asking import Ask
+from flowmesh._runtime.cell import Cell
+from flowmesh._runtime.composing import OutputOptions, compose, origin_of
+from flowmesh._runtime.engine import Engine
+from flowmesh._runtime.mailbox import Mailbox
+from flowmesh._runtime.worker import current_worker
+from flowmesh.errors import ActorStopped, WrongBody
+from flowmesh.message import PLAIN, Message, Properties, Receipt
+
+__all__ = ["Actor"]
+
+
+class _Unresolved:
+    """Accepts nothing: the first body is checked the long way."""
+
+
+Body = TypeVar("Body", contravariant=True)
+Reply = TypeVar("Reply", covariant=True)
+
+
+class Actor(Generic[Body, Reply]):
+    """An actor of a mesh: a handler fed from one mailbox. Declare it with `mesh.actor`.
+
+    `Body` is the type of the messages that it takes (None: no body), `Reply` what its handler returns.
+    """
+
+    __slots__ = ("_accepts", "_box", "_engine", "_ground", "cell")
+
+    def __init__(self, engine: Engine, cell: Cell) -> None:
+        self._engine = engine
+        self._ground = engine.ground
+        self._box = cell.box
+        self.cell = cell
+        self._accepts: Any = _Unresolved
+
+    def __repr__(self) -> str:
+        return f"<Actor {self.name!r} on mailbox {self._box.name!r}>"
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.cell.name
+
+    @property
+    def mailbox(self) -> Mailbox:
+        """Its mailbox."""
+        return Mailbox(self._engine, self._box)
+
+    @property
+    def endpoint(self) -> CoreMailbox:
+        """The core's end of a binding to it: its mailbox."""
+        return self._box
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Awaitable[Reply]:
+        """Call the handler itself, for unit tests: no mailbox, no policy; a plain `def` handler returns its result."""
+        return self.cell.handler.function(*args, **kwargs)
+
+    def check_body(self, body: Body) -> None:
+        """Check a body against the handler's type, shallowly.
+
+        Raises:
+            WrongBody: the actor does not take it.
+        """
+        handler = self.cell.handler
+        if not handler.is_resolved:
+            self.cell.resolve()
+        self._accepts = handler.accepts
+        if not isinstance(body, handler.accepts):
+            raise WrongBody(f"actor {self.name!r} takes {handler.wanted}, not {type(body).__qualname__}: {_short(body)}")
+
+    # Telling
+
+    @overload
+    async def tell(self: "Actor[None, Any]", body: None = None, **options: Unpack[OutputOptions]) -> Receipt: ...
+    @overload
+    async def tell(self, body: Body, **options: Unpack[OutputOptions]) -> Receipt: ...
+    async def tell(self, body: Any = None, **options: Unpack[OutputOptions]) -> Receipt:
+        """Put a message into its mailbox; wait in line if that is full and its policy is `wait`.
+
+        Suspends only then, or when the sender's turn (64 sends or 2 ms) is over: not always a checkpoint.
+        Cancellation: before the message has entered.
+
+        Args:
+            body: of the handler's type; shared with it, not copied.
+            **options: headers, priority, ttl, delay, at, message_id, correlation_id, reply_to (see PublishOptions).
+
+        Returns:
+            the receipt.
+
+        Raises:
+            WrongBody: the handler does not take this type.
+            MailboxFull: the mailbox is full and its policy is `reject`.
+            NotRunning, MeshStopped: the mesh takes no messages now.
+            ValueError, TypeError: an option is out of its range, or unknown.
+        """
+        ground = self._ground
+        if not isinstance(body, self._accepts):
+            self.check_body(body)
+        box = self._box
+        if options or get_ident() != ground.thread:
+            return await self._tell(body, options)
+        now = ground.now()
+        if ground.budget <= 0 or now >= ground.turn_ends:
+            await ground.breathe()
+            now = ground.now()
+        worker = current_worker.get()
+        parent = None if worker is None else worker.message
+        fresh = box.fresh
+        if len(fresh) >= box.limit or (parent is not None and parent.properties is not PLAIN):
+            return await self._tell(body, options)
+        ground.budget -= 1
+        serial = next(ground.serials)
+        message = Message(ground.prefix, serial, body, "", box.name, now + ground.wall_offset, origin_of(parent, ground.prefix))
+        if fresh is EMPTY:
+            fresh = box.fresh = ground.spare.pop() if ground.spare else deque()
+        fresh.append(message)
+        box.entered += 1
+        if box.armed:
+            box.armed = False
+            box.on_ready()
+        return Receipt(ground.prefix, serial, 1)
+
+    @overload
+    def tell_nowait(self: "Actor[None, Any]", body: None = None, **options: Unpack[OutputOptions]) -> Receipt: ...
+    @overload
+    def tell_nowait(self, body: Body, **options: Unpack[OutputOptions]) -> Receipt: ...
+    def tell_nowait(self, body: Any = None, **options: Unpack[OutputOptions]) -> Receipt:
+        """Put a message into its mailbox at once.
+
+        Args:
+            body: as `tell`.
+            **options: as `tell`.
+
+        Raises:
+            MailboxFull: where `tell` would wait, too.
+        """
+        self.check_body(body)
+        return self._engine.sending.send_nowait(
+            self._ground.router.default_exchange, body, self._box.name, {**options, "mandatory": True}
+        )
+
+    async def _tell(self, body: Any, options: Mapping[str, Any]) -> Receipt:
+        if "mandatory" in options:
+            raise TypeError("tell is always mandatory: leave mandatory= out")
+        return await self._engine.sending.send(
+            self._ground.router.default_exchange, body, self._box.name, {**options, "mandatory": True}
+        )
+
+    # Asking
+
+    @overload
+    async def ask(
+        self: "Actor[None, Reply]", body: None = None, *, timeout: float | None = 30.0, **options: Unpack[OutputOptions]
+    ) -> Reply: ...
+    @overload
+    async def ask(self, body: Body, *, timeout: float | None = 30.0, **options: Unpack[OutputOptions]) -> Reply: ...
+    async def ask(self, body: Any = None, *, timeout: float | None = 30.0, **options: Unpack[OutputOptions]) -> Any:
+        """Put a question into its mailbox and wait for the handler's result.
+
+        The deadline travels with the message: a nested ask inherits the earlier one, and retries do not go past it. An asked
+        message is neither dead-lettered nor durable.
+        Cancellation: as the end of the time limit: the message is withdrawn if it has not started; if it has, its handler is
+        cancelled (one that runs in a thread runs on).
+
+        Args:
+            body: of the handler's type; shared with it, not copied.
+            timeout: seconds, waiting for room included; None waits without limit.
+            **options: headers, priority, ttl, message_id, correlation_id (see PublishOptions).
+
+        Returns:
+            what the handler returned.
+
+        Raises:
+            TimeoutError: the time limit has passed.
+            Exception: what the handler raised, the last one if it was retried.
+            NoReply: the message was expired, dropped, purged or rejected.
+            ActorStopped, MeshStopped: the actor or the mesh stopped first.
+            ActorFailed: the handler was cancelled by something inside it.
+            WrongBody, MailboxFull, NotRunning, ValueError: as `tell`.
+        """
+        ground, engine, box = self._ground, self._engine, self._box
+        if not isinstance(body, self._accepts):
+            self.check_body(body)
+        if self.cell.stopped:
+            raise ActorStopped(f"actor {self.name!r} has been stopped: nobody would answer")
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"timeout must be zero or more seconds, or None, not {timeout!r}")
+        if get_ident() != ground.thread or not box.is_open:
+            ground.check_sender()
+        now = ground.now()
+        worker = current_worker.get()
+        parent = None if worker is None else worker.message
+        deadline = None if timeout is None else now + timeout
+        is_inherited = False
+        inherited = None if parent is None else parent.properties.deadline
+        if inherited is not None and (deadline is None or inherited < deadline):
+            deadline, timeout = inherited, max(0.0, inherited - now)
+            is_inherited = True
+        if options or parent is not None:
+            message = self._message(body, options, parent, deadline, now)
+        else:
+            properties = PLAIN if deadline is None else Properties(deadline=deadline)
+            wall = now + ground.wall_offset
+            message = Message(ground.prefix, next(ground.serials), body, "", box.name, wall, None, properties)
+        ask = Ask(message, now, parking=ground.parking)
+        if is_inherited and deadline is not None:
+            engine.asks.limit_alone(ask, deadline)
+        elif timeout is not None and deadline is not None:
+            engine.asks.limit(ask, timeout, deadline)
+        try:
+            fresh = box.fresh
+            if len(fresh) < box.limit and ask.message.properties.expires is None:
+                ask.queued = True
+                if fresh is EMPTY:
+                    fresh = box.fresh = ground.spare.pop() if ground.spare else deque()
+                fresh.append(ask)
+                box.entered += 1
+                if box.armed:
+                    box.armed = False
+                    box.on_ready()
+            else:
+                await self._enter(ask)
+            while ask.is_open and not ask.timed_out:
+                await ground.parking.park(ask)
+        finally:
+            if timeout is not None:
+                engine.asks.lift(ask, timeout)
+            if ask.is_open:
+                engine.asks.leave(ask, box)
+            else:
+                ask.timed_out = False  # The answer came in the tick in which the limit passed.
+        if ask.error is not None:
+            raise ask.error
+        if ask.timed_out:
+            raise TimeoutError(f"actor {self.name!r} did not answer message {ask.message.id} within {timeout:.6g} s")
+        return ask.value
+
+    def _message(
+        self, body: Any, options: Mapping[str, Any], parent: Message | None, deadline: float | None, now: float
+    ) -> Message:
+        ground = self._ground
+        if not options and (parent is None or parent.properties.correlation_id is None):
+            return Message(
+                ground.prefix,
+                next(ground.serials),
+                body,
+                "",
+                self._box.name,
+                now + ground.wall_offset,
+                origin_of(parent, ground.prefix),
+                PLAIN if deadline is None else Properties(deadline=deadline),
+            )
+        for name in ("delay", "at", "reply_to", "mandatory"):
+            if options.get(name) is not None:
+                raise TypeError(f"ask takes no {name}: its asker waits for the answer now")
+        message = compose(ground, body, exchange="", key=self._box.name, options=options, parent=parent, now=now)
+        return message.with_properties(deadline=deadline)
+
+    async def _enter(self, ask: Ask) -> None:
+        """Enter a mailbox that needs care: whose line the asker may have to wait in, within its time limit."""
+
+        def make_entry(message: Message) -> Ask:
+            ask.message = message  # Its ttl counts from entering, not from when it began to wait.
+            return ask
+
+        waiting = self.cell.waiting_asks
+        waiting.add(ask)
+        try:
+            with anyio.CancelScope() as ask.waiting_for_room:
+                await self._engine.sending.enter(
+                    self._ground.router.default_exchange, [ask.message], mandatory=True, make_entry=make_entry
+                )
+        finally:
+            ask.waiting_for_room = None
+            waiting.discard(ask)
+
+    # Its life
+
+    def pause(self) -> None:
+        """Hand it nothing more until `resume`; what runs goes on. Idempotent."""
+        self.cell.paused = True
+        self.cell.reopen()
+        self._ground.look_idle()
+
+    def resume(self) -> None:
+        """Hand it messages again. Idempotent."""
+        self.cell.paused = False
+        self._engine.scheduler.open(self.cell)
+
+    async def stop(self) -> None:
+        """Stop it: it is handed nothing more; wait until what it has in hand is finished.
+
+        Its mailbox and bindings stay; its askers get ActorStopped at once. Idempotent.
+        Cancellation: it is stopped all the same.
+
+        Raises:
+            DeadlockError: called from one of its own turns.
+        """
+        await self._engine.stop_cell(self.cell)
+
+
+def _short(body: Any) -> str:
+    text = repr(body)
+    return text if len(text) <= 80 else f"{text[:77]}..."

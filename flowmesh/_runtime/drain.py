@@ -1,0 +1,121 @@
+"""What a drain leaves behind, in numbers, the exit code that says it to the outside, and the way out when it does not end."""
+
+import contextlib
+import logging
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from msgspec import Struct
+
+from flowmesh._core.commits import PublishDue
+from flowmesh._core.mailbox import Mailbox
+from flowmesh._runtime.cell import Cell
+from flowmesh._runtime.ground import Ground
+
+__all__ = ["EXIT_CLEAN", "EXIT_HANDED_BACK", "EXIT_HARD", "PATIENCE", "DrainReport", "HardExit", "deferred_in", "report_on"]
+
+EXIT_CLEAN: Final = 0
+EXIT_HANDED_BACK: Final = 75
+"""EX_TEMPFAIL of sysexits.h: work was handed back, try again."""
+EXIT_HARD: Final = 70
+"""EX_SOFTWARE of sysexits.h: handlers did not end."""
+PATIENCE: Final = 5.0
+"""Seconds that cancelled handlers are given before they are named, and before `serve` exits hard."""
+
+
+class DrainReport(Struct, frozen=True):
+    """What was left when a mesh stopped.
+
+    `handed_back`: messages whose handler was cancelled; those that nobody withdrew are among `unhandled`. `unhandled`: ready
+    copies that an actor would have handled, `unconsumed`: ready copies of mailboxes that nothing was fed from, both by
+    mailbox. `deferred`: messages whose time had not come. `dead_letters` rest in `mesh.dead_letters`. `seconds`: how long
+    the drain took.
+    """
+
+    handed_back: int
+    unhandled: Mapping[str, int]
+    unconsumed: Mapping[str, int]
+    deferred: int
+    dead_letters: int
+    seconds: float
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 75 when work was handed back or left unhandled."""
+        return EXIT_HANDED_BACK if self.handed_back or self.unhandled else EXIT_CLEAN
+
+    def __str__(self) -> str:
+        left = [f"{count} ready in {name!r}" for name, count in {**self.unhandled, **self.unconsumed}.items()]
+        if self.handed_back:
+            left += [f"{self.handed_back} {'of them ' if left else ''}handed back by a cancelled handler"]
+        left += [f"{self.deferred} deferred"] if self.deferred else []
+        left += [f"{self.dead_letters} dead letters"] if self.dead_letters else []
+        return f"drained in {self.seconds:.3g} s; " + (f"left in memory: {', '.join(left)}" if left else "nothing is left")
+
+
+def deferred_in(ground: Ground) -> int:
+    """Return how many messages wait for their time."""
+    return sum(1 for timer in ground.ledger.timers if isinstance(timer.action, PublishDue))
+
+
+def report_on(
+    ground: Ground, consumers_of: Callable[[Mailbox], list[Cell]], *, handed_back: int, seconds: float
+) -> DrainReport:
+    """Count what is left, and log it: a warning if it is work that somebody expects to be done."""
+    left = {box: box.ready for box in ground.router.mailboxes.values() if box.ready}
+    report = DrainReport(
+        handed_back=handed_back,
+        unhandled={box.name: count for box, count in left.items() if consumers_of(box)},
+        unconsumed={box.name: count for box, count in left.items() if not consumers_of(box)},
+        deferred=deferred_in(ground),
+        dead_letters=ground.ledger.dead_letters.ready,
+        seconds=seconds,
+    )
+    if report.exit_code or report.deferred:
+        ground.log.warning("mesh %r %s", ground.name, report)
+    else:
+        ground.log.info("mesh %r %s", ground.name, report)
+    return report
+
+
+class HardExit:
+    """Ends the process when a drain does not end by itself.
+
+    A thread with real time, since a handler may block the event loop; only `serve` uses it. `running` names the handlers.
+    """
+
+    def __init__(self, name: str, log: logging.Logger, running: Callable[[], list[str]]) -> None:
+        self._name = name
+        self._log = log
+        self._running = running
+        self._timer: threading.Timer | None = None
+
+    def arm(self, seconds: float) -> None:
+        """Exit hard that many seconds from now, instead of whenever it was before; infinity means never."""
+        self.disarm()
+        if seconds < math.inf:
+            self._timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self._exit)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def disarm(self) -> None:
+        """Do not exit."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _exit(self) -> None:
+        self._log.critical(
+            "mesh %r does not end: %s; leaving the process with exit code %d",
+            self._name,
+            ", ".join(f"{handler} still runs" for handler in self._running()) or "something of the application still runs",
+            EXIT_HARD,
+        )
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # Whatever is wrong with it, the process ends.
+                stream.flush()
+        os._exit(EXIT_HARD)

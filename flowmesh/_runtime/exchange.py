@@ -1,0 +1,226 @@
+"""The public Exchange: bind, and publish.
+
+`publish` tries the fast path itself: no options, a cached route, room in every mailbox and nobody waiting there.  It suspends
+only when a mailbox is full or the sender's turn (64 sends or 2 ms) is over: an awaited send is not always a checkpoint.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from threading import get_ident
+from typing import Any, Literal, Protocol, Unpack
+
+from msgspec import Struct
+
+from flowmesh._core.exchanges import Exchange as CoreExchange
+from flowmesh._core.mailbox import EMPTY
+from flowmesh._core.mailbox import Mailbox as CoreMailbox
+from flowmesh._runtime.composing import PublishOptions, check_key, origin_of
+from flowmesh._runtime.engine import Engine
+from flowmesh._runtime.worker import current_worker
+from flowmesh.errors import InvalidBinding
+from flowmesh.message import PLAIN, Message, Receipt
+
+__all__ = ["Binding", "Destination", "Exchange"]
+
+
+class Destination(Protocol):
+    """What can be bound to an exchange: a mailbox, an exchange, or an actor (its mailbox)."""
+
+    @property
+    def endpoint(self) -> CoreExchange | CoreMailbox:
+        """The core's end of the binding."""
+        ...
+
+
+class Binding(Struct, frozen=True):
+    """A binding without its destination, to hand to `actor(bind=...)`; made by `Exchange.on`."""
+
+    exchange: "Exchange"
+    key: str
+    arguments: Mapping[str, Any]
+
+
+class Exchange:
+    """An exchange of a mesh; declare it with `mesh.exchange`."""
+
+    __slots__ = ("_engine", "_ground", "core")
+
+    def __init__(self, engine: Engine, core: CoreExchange) -> None:
+        self._engine = engine
+        self._ground = engine.ground
+        self.core = core
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.name!r} {self.type}>"
+
+    @property
+    def name(self) -> str:
+        """Its name; "" is the default exchange."""
+        return self.core.name
+
+    @property
+    def type(self) -> str:
+        """Its type: direct, fanout, topic or headers."""
+        return self.core.type
+
+    @property
+    def unroutable(self) -> int:
+        """How many messages it routed nowhere."""
+        return self.core.unroutable
+
+    @property
+    def endpoint(self) -> CoreExchange:
+        """The core's end of a binding to it."""
+        return self.core
+
+    # Bindings
+
+    def bind(self, destination: Destination, key: str = "", *, arguments: Mapping[str, Any] | None = None) -> None:
+        """Route messages whose key (or headers) match to a mailbox, an exchange, or an actor's mailbox. Idempotent.
+
+        Args:
+            destination: of the same mesh.
+            key: the binding key: exact on direct exchanges, with `*` and `#` on topic exchanges, ignored on others.
+            arguments: for headers exchanges what to match, with "x-match": "all" (default), "any", "all-with-x",
+                "any-with-x"; part of the binding's identity on every exchange.
+
+        Raises:
+            InvalidBinding: the destination belongs to another mesh, or the arguments make no sense.
+            AccessRefused: this is the default exchange.
+            NotFound: one of the two has been deleted.
+            ValueError: the key is longer than 255 bytes.
+        """
+        self._ground.router.bind(self.core, self._end(destination), check_key(key), arguments)
+
+    def unbind(self, destination: Destination, key: str = "", *, arguments: Mapping[str, Any] | None = None) -> None:
+        """Take a binding away; one that is not there is no error.
+
+        Raises:
+            AccessRefused: this is the default exchange.
+        """
+        self._ground.router.unbind(self.core, self._end(destination), check_key(key), arguments)
+
+    def on(
+        self,
+        key: str = "",
+        *,
+        headers: Mapping[str, Any] | None = None,
+        match: Literal["all", "any", "all-with-x", "any-with-x"] = "all",
+    ) -> Binding:
+        """Return a binding without its destination, to hand to `actor(bind=...)`.
+
+        Args:
+            key: the binding key.
+            headers: for headers exchanges: what to match.
+            match: how: "all" of them, or "any"; "-with-x" looks at names that begin with "x-" too.
+        """
+        arguments: dict[str, Any] = {}
+        if headers is not None:
+            arguments = {"x-match": match, **headers}
+        elif match != "all":
+            raise InvalidBinding("match= says how headers= are matched: give headers= too")
+        return Binding(self, check_key(key), arguments)
+
+    def _end(self, destination: Destination) -> CoreExchange | CoreMailbox:
+        end = getattr(destination, "endpoint", None)
+        if not isinstance(end, CoreExchange | CoreMailbox):
+            raise InvalidBinding(f"{destination!r} cannot be bound: bind a Mailbox, an Exchange or an Actor of this mesh")
+        return end
+
+    def delete(self, *, if_unused: bool = False) -> None:
+        """Delete it with all bindings from and to it; one that is gone is no error.
+
+        Raises:
+            PreconditionFailed: `if_unused`, and it has bindings.
+            AccessRefused: this is the default exchange.
+        """
+        self._ground.router.delete_exchange(self.core, if_unused=if_unused)
+
+    # Publishing
+
+    async def publish(self, body: Any, key: str = "", **options: Unpack[PublishOptions]) -> Receipt:
+        """Publish a message: one copy into every mailbox that the bindings lead to, or into none.
+
+        Waits in the line of each full `wait` mailbox, once. Suspends only then, or when the sender's turn is over.
+        Cancellation: before any copy has entered.
+
+        Args:
+            body: shared with the receivers, not copied: give a frozen Struct.
+            key: the routing key, at most 255 bytes.
+            **options: headers, priority, ttl, delay, at, message_id, correlation_id, reply_to (see PublishOptions), and
+                mandatory: raise Unroutable when no mailbox is bound.
+
+        Returns:
+            the receipt: how many mailboxes took a copy or left it out, or the timer of a deferred message.
+
+        Raises:
+            MailboxFull: a `reject` mailbox is full; no mailbox took a copy.
+            Unroutable: mandatory, and nothing is bound.
+            NotRunning, MeshStopped: the mesh takes no messages now.
+            AccessRefused: the exchange is internal.
+            NotFound: it has been deleted.
+            ValueError, TypeError: an option is out of its range, or unknown.
+        """
+        ground = self._ground
+        boxes = self.core.routes.get(key)
+        if options or not boxes or get_ident() != ground.thread or self.core.internal:
+            return await self._engine.sending.send(self.core, body, key, options)
+        now = ground.now()
+        if ground.budget <= 0 or now >= ground.turn_ends:
+            await ground.breathe()
+            boxes = self.core.routes.get(key, ())
+            now = ground.now()
+        worker = current_worker.get()
+        parent = None if worker is None else worker.message
+        if parent is not None and parent.properties is not PLAIN:
+            return await self._engine.sending.send(self.core, body, key, options)
+        for box in boxes:
+            if len(box.fresh) >= box.limit:
+                boxes = ()
+                break
+        if not boxes:
+            return await self._engine.sending.send(self.core, body, key, options)
+        ground.budget -= 1
+        serial = next(ground.serials)
+        message = Message(
+            ground.prefix, serial, body, self.core.name, key, now + ground.wall_offset, origin_of(parent, ground.prefix)
+        )
+        for box in boxes:
+            if box.fresh is EMPTY:
+                box.fresh = ground.spare.pop() if ground.spare else deque()
+            box.fresh.append(message)
+            box.entered += 1
+            if box.armed:
+                box.armed = False
+                box.on_ready()
+        return Receipt(ground.prefix, serial, len(boxes))
+
+    def publish_nowait(self, body: Any, key: str = "", **options: Unpack[PublishOptions]) -> Receipt:
+        """Publish a message at once.
+
+        Args:
+            body: as `publish`.
+            key: as `publish`.
+            **options: as `publish`.
+
+        Raises:
+            MailboxFull: where `publish` would wait, too.
+        """
+        return self._engine.sending.send_nowait(self.core, body, key, options)
+
+    async def publish_many(self, items: Iterable[tuple[Any, str]], **options: Unpack[PublishOptions]) -> list[Receipt]:
+        """Publish several messages in one commit: all enter, or none.
+
+        Waits at the gate of each full `wait` mailbox once for all of them. Cancellation: before any has entered.
+
+        Args:
+            items: pairs of body and key.
+            **options: as `publish`, for each of them.
+
+        Returns:
+            a receipt for each, in order.
+
+        Raises:
+            MailboxFull: a `reject` mailbox has no room for all that go there.
+        """
+        return await self._engine.sending.send_many(self.core, list(items), options)

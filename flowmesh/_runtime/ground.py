@@ -1,0 +1,175 @@
+"""What every part of the runtime stands on: the ledger, the clock, parking, the turn budget, the log.
+
+One Ground belongs to one mesh for life; what belongs to one run of it (the parking of its backend, the thread, the context)
+is set anew at each start.  No behaviour that waits lives here but `breathe`.
+"""
+
+import contextvars
+import enum
+import itertools
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable
+from threading import get_ident
+from typing import Final
+
+from flowmesh._core.commits import Commit
+from flowmesh._core.entry import Entry
+from flowmesh._core.ledger import Ledger
+from flowmesh._core.router import Router
+from flowmesh._runtime.clock import SystemClock
+from flowmesh._runtime.parking import Parking
+from flowmesh.errors import MeshError, MeshStopped, NotRunning
+from flowmesh.message import Message
+from flowmesh.ports import Clock
+
+__all__ = ["TURN_MESSAGES", "TURN_SECONDS", "Ground", "Phase"]
+
+TURN_MESSAGES: Final = 64
+TURN_SECONDS: Final = 0.002
+"""Workers and senders yield to the loop at least this often, whichever comes first (DESIGN 5, Fairness)."""
+
+
+class Phase(enum.Enum):
+    """Where a mesh is in its life; STOPPED leads back to STARTING."""
+
+    NEW = "has not been started"
+    STARTING = "is starting"
+    RUNNING = "is running"
+    DRAINING = "is draining"
+    STOPPED = "has stopped"
+
+
+class Ground:
+    """The state shared by the runtime's parts.
+
+    `budget` and `turn_ends`: how many sends, and until when, before a sender yields. `leases`: deliveries that manual
+    consumers hold. `wall_offset`: what to add to `now()` for the wall clock. `spare`: deques for mailboxes that fill up.
+    `parked_senders`: senders that wait for room. `cause`: why the mesh stopped by itself. `has_idlers`: somebody waits for
+    quiescence: call `look_idle`.
+    """
+
+    __slots__ = (
+        "budget",
+        "cause",
+        "clock",
+        "context",
+        "fail",
+        "has_idlers",
+        "in_turn",
+        "leases",
+        "ledger",
+        "log",
+        "look_idle",
+        "name",
+        "now",
+        "parked_senders",
+        "parking",
+        "phase",
+        "prefix",
+        "router",
+        "serials",
+        "spare",
+        "thread",
+        "turn_ends",
+        "wall_offset",
+    )
+
+    parking: Parking
+    context: contextvars.Context
+
+    def __init__(self, name: str, clock: Clock | None) -> None:
+        self.name = name
+        self.router = Router()
+        self.ledger = Ledger(self.router)
+        self.clock: Clock = SystemClock() if clock is None else clock
+        self.now: Callable[[], float] = self.clock.now
+        self.log = logging.getLogger(f"flowmesh.{name}")
+        self.prefix = f"{secrets.token_hex(6)}-"
+        self.serials = itertools.count(1)
+        self.phase = Phase.NEW
+        self.thread: int | None = None
+        self.budget = TURN_MESSAGES
+        self.turn_ends = 0.0
+        self.wall_offset = 0.0
+        self.spare: list[deque[Message | Entry]] = []
+        self.leases = 0
+        self.parked_senders = 0
+        self.cause: BaseException | None = None
+        self.has_idlers = False
+        self.look_idle: Callable[[], None] = _nothing
+        self.fail: Callable[[BaseException], None] = _raise
+        self.in_turn: Callable[[], bool] = _never
+
+    async def breathe(self) -> None:
+        """Let the other tasks run: the sender's turn is over."""
+        self.budget = TURN_MESSAGES
+        await self.parking.checkpoint()
+        self.new_turn()
+
+    def new_turn(self) -> None:
+        """Start a turn: the budget is full."""
+        now = self.now()
+        self.budget = TURN_MESSAGES
+        self.turn_ends = now + TURN_SECONDS
+        self.wall_offset = self.ledger.wall_offset = self.clock.wall() - now
+
+    def check_sender(self) -> None:
+        """Refuse a send that this mesh cannot take now.
+
+        Raises:
+            NotRunning: it has not been started.
+            MeshStopped: it drains, and the send does not come from a turn; or it has stopped.
+            MeshError: the caller is in a foreign thread.
+        """
+        if self.phase is Phase.STOPPED or (self.phase is Phase.DRAINING and not self.in_turn()):
+            raise MeshStopped(f"mesh {self.name!r} {self.phase.value}: it takes no more messages") from self.cause
+        if self.phase in (Phase.NEW, Phase.STARTING):
+            raise NotRunning(f"mesh {self.name!r} {self.phase.value}: send inside 'async with mesh' (or from an actor of it)")
+        if get_ident() != self.thread:
+            raise MeshError(
+                f"mesh {self.name!r} runs in another thread: send with anyio.from_thread.run(actor.tell, body) "
+                "(from_thread.run_sync for the _nowait forms), or collect with ctx.tell and ctx.publish"
+            )
+
+    def tell(self, commit: Commit) -> None:
+        """Log what a commit has to say."""
+        for note in commit.notes:
+            message = note.message
+            match note.kind:
+                case "unroutable":
+                    self.note_unroutable(note.place, message.key, message.id)
+                case "cut":
+                    self.log.warning("dead-letter cycle cut: message %s is not put into %r again", message.id, note.place)
+                case "evicted":
+                    self.log.warning("mesh.dead_letters is full: dropped the oldest, message %s", message.id)
+                case "buried":
+                    self.log.debug("message %s of mailbox %r rests in mesh.dead_letters", message.id, note.place)
+
+    def note_unroutable(self, exchange: str, key: str, message_id: str) -> None:
+        """Count a message that nothing is bound for, and log the first of each exchange."""
+        found = self.router.find_exchange(exchange)
+        if found is None:
+            self.log.warning("message %s was due for exchange %r, which is gone", message_id, exchange)
+            return
+        found.unroutable += 1
+        if found.unroutable == 1:
+            self.log.warning(
+                "exchange %r routes key %r nowhere: message %s went to no mailbox (further ones are only counted)",
+                exchange,
+                key,
+                message_id,
+            )
+
+
+def _nothing() -> None:
+    return None
+
+
+def _never() -> bool:
+    return False
+
+
+def _raise(error: BaseException) -> None:
+    raise error

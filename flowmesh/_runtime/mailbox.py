@@ -1,0 +1,120 @@
+"""The public Mailbox: pull from it, look into it, empty it."""
+
+import anyio
+
+from flowmesh._core.commits import Purge
+from flowmesh._core.mailbox import Mailbox as CoreMailbox
+from flowmesh._core.mailbox import MailboxStatistics
+from flowmesh._runtime.engine import Engine
+from flowmesh._runtime.pulling import Deliveries, Delivery
+from flowmesh.message import Message
+from flowmesh.policies import MailboxOptions
+
+__all__ = ["Mailbox"]
+
+
+class Mailbox:
+    """A mailbox of a mesh; declare it with `mesh.mailbox`, or let an actor bring its own."""
+
+    __slots__ = ("_engine", "core")
+
+    def __init__(self, engine: Engine, core: CoreMailbox) -> None:
+        self._engine = engine
+        self.core = core
+
+    def __repr__(self) -> str:
+        return f"<Mailbox {self.name!r}, {self.core.ready} ready>"
+
+    @property
+    def name(self) -> str:
+        """Its name, and its key on the default exchange."""
+        return self.core.name
+
+    @property
+    def options(self) -> MailboxOptions:
+        """Its limits and rules."""
+        return self.core.options
+
+    @property
+    def endpoint(self) -> CoreMailbox:
+        """The core's end of a binding to it."""
+        return self.core
+
+    def consume(self, prefetch: int = 16) -> Deliveries:
+        """Return an asynchronous context manager that yields deliveries, to be settled by the caller.
+
+            async with mailbox.consume(prefetch=16) as deliveries:
+                async for delivery in deliveries:
+                    await delivery.ack()
+
+        The iteration ends when the mesh drains or the mailbox is deleted. Leaving hands back what is unsettled. Several tasks
+        may iterate over the same deliveries. An actor that is declared on the mailbox meanwhile takes it over: the iteration
+        raises PreconditionFailed; what is in hand is still settled.
+        Cancellation: no copy is lost.
+
+        Args:
+            prefetch: how many deliveries may be unsettled at a time.
+
+        Raises:
+            PreconditionFailed: an actor is fed from it.
+            ValueError: prefetch is not a positive whole number.
+        """
+        if type(prefetch) is not int or prefetch < 1:
+            raise ValueError(f"prefetch must be a whole number of at least 1, not {prefetch!r}")
+        return Deliveries(self._engine.pulling(self.core), prefetch)
+
+    async def get(self) -> Delivery:
+        """Return the next delivery; wait in line for one.
+
+        Suspends only when there is none, or when the caller's turn (64 messages or 2 ms) is over: not always a checkpoint.
+
+        Cancellation: no copy is leased.
+
+        Raises:
+            PreconditionFailed: an actor is fed from it, or was declared on it meanwhile.
+            NotRunning, MeshStopped: the mesh hands out nothing now.
+            MeshError: the caller is in a foreign thread.
+            NotFound: it has been deleted.
+        """
+        return await self._engine.pulling(self.core).get()
+
+    def get_nowait(self) -> Delivery:
+        """Return the next delivery.
+
+        Raises:
+            anyio.WouldBlock: none is ready.
+            PreconditionFailed, NotRunning, MeshStopped, MeshError, NotFound: as `get`.
+        """
+        pulling = self._engine.pulling(self.core)
+        pulling.check()
+        delivery = pulling.take()
+        if delivery is None:
+            raise anyio.WouldBlock
+        return delivery
+
+    def purge(self) -> int:
+        """End every ready copy, and return how many there were; leased and delayed ones stay. Their askers get NoReply."""
+        ground = self._engine.ground
+        ready = self.core.ready
+        ground.ledger.commit(Purge(self.core), now=self._engine.moment()[0])
+        self.core.refresh()
+        ground.look_idle()
+        return ready
+
+    def peek(self, limit: int = 10) -> list[Message]:
+        """Return up to `limit` ready messages in the order of their hand-out; nothing changes."""
+        return self.core.peek(limit)
+
+    def statistics(self) -> MailboxStatistics:
+        """Return its numbers of this moment."""
+        return self.core.statistics(*self._engine.moment())
+
+    def delete(self, *, if_unused: bool = False, if_empty: bool = False) -> int:
+        """Delete it with the bindings to it, and return how many ready copies were purged; one that is gone gives 0.
+
+        Leased copies are still settled.
+
+        Raises:
+            PreconditionFailed: `if_unused` and it has consumers, or `if_empty` and it has ready copies.
+        """
+        return self._engine.delete_mailbox(self.core, if_unused=if_unused, if_empty=if_empty)

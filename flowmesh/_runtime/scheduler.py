@@ -1,0 +1,359 @@
+"""The ready queue of actors and the pool of workers that drain them.
+
+Actors are objects, not tasks.  An actor with messages is listed in `ready`; a worker takes it, drains it until it is empty
+or the worker's turn is over (64 messages or 2 ms, across actors), rests or re-lists it, and yields to the loop.  Before a
+batch, when other actors are ready, one more worker is woken or started, unless one is already on its way or will be back
+from its yield: so the pool grows only while handlers suspend.
+
+Counts that quiescence is read from: `ready`, `workers`, `parked`.  A woken worker has left `parked`.
+"""
+
+import contextvars
+import functools
+import math
+from collections import deque
+from typing import Final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from flowmesh._core.entry import NO_LANE, State
+from flowmesh._core.mailbox import EMPTY, Mailbox
+from flowmesh._runtime.asking import Ask
+from flowmesh._runtime.cell import Cell
+from flowmesh._runtime.ground import TURN_MESSAGES, TURN_SECONDS, Ground
+from flowmesh._runtime.turns import Turns
+from flowmesh._runtime.worker import Doom, Worker, current_worker
+from flowmesh.message import PLAIN, Message
+
+__all__ = ["MAX_PARKED", "Scheduler"]
+
+READY, LEASED, ENDED = State.READY, State.LEASED, State.ENDED  # an Enum's members cost a look-up each
+MAX_PARKED: Final = 64
+"""Idle workers that are kept; a further one ends."""
+MAX_SPARE: Final = 256
+"""Empty deques that are kept for mailboxes that fill up."""
+
+
+class Scheduler:
+    """All actors and workers of one mesh."""
+
+    def __init__(self, ground: Ground, turns: Turns) -> None:
+        self._ground = ground
+        self.ready: deque[Cell] = deque()
+        self.workers: set[Worker] = set()
+        self.parked: list[Worker] = []
+        self.feeds: dict[Mailbox, list[Cell]] = {}
+        self._waking = False
+        self._yielding = 0
+        self.stopping = True
+        self._group: TaskGroup | None = None
+        self._turns = turns
+
+    # Actors
+
+    def consumers_of(self, mailbox: Mailbox) -> list[Cell]:
+        """Return the actors that are fed from a mailbox."""
+        return self.feeds.get(mailbox, [])
+
+    def join(self, cell: Cell) -> None:
+        """Feed an actor from its mailbox."""
+        box = cell.box
+        feed = self.feeds.setdefault(box, [])
+        feed.append(cell)
+        cell.pool = self
+        box.consumers += 1
+        self._listen(feed)
+        if not self.stopping:
+            self.open(cell)
+
+    def leave(self, cell: Cell) -> None:
+        """Feed it no longer."""
+        feed = self.feeds[cell.box]
+        feed.remove(cell)
+        cell.box.consumers -= 1
+        if feed:
+            self._listen(feed)
+        else:
+            del self.feeds[cell.box]
+            cell.box.armed = False
+
+    def open(self, cell: Cell) -> None:
+        """Let an actor run, if nothing else keeps it from running; once stopping, nothing does."""
+        if self.stopping:
+            return
+        if cell.limiter is None and not cell.handler.is_async:
+            cell.limiter = anyio.CapacityLimiter(cell.slots)
+        if cell.reopen():
+            self._rest(cell)
+            self.serve()
+
+    def _listen(self, feed: list[Cell]) -> None:
+        """Let the mailbox tell its actors, the usual only one directly."""
+        feed[0].box.on_ready = feed[0] if len(feed) == 1 else functools.partial(_tell_all, feed)
+
+    def _rest(self, cell: Cell) -> None:
+        """See what an actor does after a slot of it became free: list it again, or let its mailbox tell."""
+        if cell.closed:
+            if not cell.running:
+                for waiter in cell.stopping:
+                    self._ground.parking.wake(waiter)
+        elif cell.box.has_next:
+            if not cell.listed:
+                cell.listed = True
+                self.ready.append(cell)
+        else:
+            cell.box.armed = True
+
+    # Workers
+
+    def start(self, group: TaskGroup) -> None:
+        """Start handing out messages; workers live in `group`."""
+        self._group = group
+        self.stopping = False
+        self._waking = False
+        self._yielding = 0
+        for feed in self.feeds.values():
+            for cell in feed:
+                cell.limiter = None
+                self.open(cell)
+
+    def stop(self) -> None:
+        """Hand out nothing more; handlers that run go on."""
+        self.stopping = True
+        for feed in self.feeds.values():
+            for cell in feed:
+                cell.closed = True
+                cell.listed = False
+        self.ready.clear()
+        while self.parked:
+            self._ground.parking.wake(self.parked.pop().waiter)
+
+    def cancel(self, why: Doom) -> None:
+        """Cancel every handler that runs."""
+        for worker in list(self.workers):
+            worker.cancel(why)
+
+    def running(self) -> list[str]:
+        """Name the handlers that run, with their messages, as a log line begins with them. May be called from any thread."""
+        found: list[str] = []
+        for worker in list(self.workers):
+            cell, message = worker.cell, worker.message
+            if cell is not None and message is not None:
+                found.append(f"actor {cell.name!r} (message {message.id})")
+        return found
+
+    @property
+    def is_quiet(self) -> bool:
+        """No turn runs and no actor has anything to look at."""
+        return not self.ready and len(self.workers) == len(self.parked)
+
+    def serve(self) -> None:
+        """Wake or start a worker for what is ready, unless one is on its way already or will be back from its yield."""
+        if not (self._waking or self._yielding or self.stopping) and self.ready:
+            self._wake_one()
+
+    def _wake_one(self) -> None:
+        self._waking = True
+        if self.parked:
+            self._ground.parking.wake(self.parked.pop().waiter)
+            return
+        worker = Worker(self._ground)
+        self.workers.add(worker)
+        assert self._group is not None
+        # Never in a publisher's context: a worker outlives the call that started it.
+        self._ground.context.run(self._group.start_soon, self._work, worker)
+
+    async def _work(self, worker: Worker) -> None:
+        self._waking = False
+        current_worker.set(worker)
+        worker.clean = contextvars.copy_context()
+        worker.cancelling = self._ground.parking.cancelling()
+        try:
+            while worker.is_alive and not self.stopping:
+                with anyio.CancelScope() as scope:
+                    worker.scope = scope
+                    worker.doomed = None
+                    await self._serve(worker)
+        except anyio.get_cancelled_exc_class():
+            # A scope around the mesh: nothing may be handed out on the way to the drain.
+            self._turns.interrupted()
+            raise
+        except Exception as error:  # noqa: BLE001 - a bug of ours must stop the mesh, not just this worker
+            self._turns.fault(error)
+        finally:
+            self.workers.discard(worker)
+            self.serve()
+            self._ground.look_idle()
+
+    async def _serve(self, worker: Worker) -> None:
+        """Serve ready actors until the worker needs a fresh scope, or is not needed any more.
+
+        The way of every message: one loop over actors, in it one loop over an actor's messages. What is unusual about a
+        message or its outcome is done by `Turns`; a plain one that succeeds costs a counter.
+        """
+        ground, ready, turns = self._ground, self.ready, self._turns
+        now = ground.now
+        copy_context, clean, spare = contextvars.copy_context, worker.clean, ground.spare
+        cancelling = worker.cancelling
+        left = TURN_MESSAGES
+        ground.new_turn()
+        while not self.stopping:
+            if not ready:
+                if len(self.parked) >= MAX_PARKED:
+                    worker.is_alive = False
+                    return
+                self.parked.append(worker)
+                if ground.has_idlers:
+                    ground.look_idle()
+                try:
+                    await ground.parking.park(worker.waiter)
+                except BaseException as error:
+                    if worker in self.parked:
+                        self.parked.remove(worker)
+                    else:
+                        self._waking = False
+                    if not self._is_stray(error):
+                        raise
+                self._waking = False
+                ground.budget = left = TURN_MESSAGES
+                ground.turn_ends = now() + TURN_SECONDS
+                continue
+            cell = ready.popleft()
+            cell.listed = False
+            if cell.closed or cell.running >= cell.slots:
+                continue
+            cell.running += 1
+            box = cell.box
+            if cell.running < cell.slots:
+                if len(box.fresh) + len(box.heap) > 1:
+                    cell.listed = True
+                    ready.append(cell)
+                else:
+                    box.armed = True
+            if ready and not self._waking and not self._yielding:
+                self._wake_one()
+            worker.cell = cell
+            function, accepts, is_plain = cell.function, cell.accepts, cell.is_plain
+            needs_ledger, is_async = cell.lane_of is not None, cell.is_async
+            try:
+                while not cell.closed:
+                    if needs_ledger or box.careful:
+                        item = turns.take(cell)
+                        if item is None:
+                            if box.has_next:
+                                left = 0  # it looked at as many as a turn may
+                            break
+                    elif box.fresh:
+                        item = box.fresh.popleft()
+                        box.popped += 1
+                    else:
+                        break
+                    place = box.popped - 1
+                    if type(item) is Message:
+                        entry, message = None, item
+                        body = message.body
+                    elif type(item) is Ask and item.state is READY and item.expires is None:
+                        entry, message = item, item.message
+                        body = message.body
+                        item.place = place
+                        item.queued = False
+                        item.state = LEASED
+                        if is_async:
+                            item.worker = worker
+                    else:
+                        entry = turns.begin(worker, cell, item, place)
+                        if entry is None:
+                            left -= 1
+                            if left <= 0:
+                                break
+                            continue
+                        message = entry.message
+                        body = message.body if entry.body is None else entry.body
+                    if not isinstance(body, accepts):
+                        if entry is None:
+                            entry = box.lease_plain(message, place, now())
+                        if not turns.convert(cell, entry):
+                            left -= 1
+                            if left <= 0:
+                                break
+                            continue
+                        body = entry.body
+                    context = None
+                    worker.message = message
+                    try:
+                        if is_plain:
+                            result = await function(body)
+                        else:
+                            context = turns.context(cell, message, entry)
+                            result = await turns.invoke(worker, cell, body, context)
+                    except BaseException as error:
+                        worker.message = None
+                        if isinstance(error, GeneratorExit):
+                            raise
+                        if entry is None:
+                            entry = box.lease_plain(message, place, now())
+                        if turns.settle_failure(worker, cell, entry, error, context):
+                            raise
+                    else:
+                        worker.message = None
+                        if entry is None and context is None and message.properties is PLAIN:
+                            box.acked += 1
+                        elif type(entry) is Ask and context is None and entry.lane is NO_LANE:
+                            entry.state = ENDED
+                            box.acked += 1
+                            entry.answer(result)
+                        else:
+                            turns.settle_success(cell, message, entry, result, context)
+                        if worker.doomed is not None:
+                            turns.note_late(worker, cell, message)
+                    left -= 1
+                    if worker.doomed is not None:
+                        return
+                    if copy_context() != clean:
+                        return
+                    if cancelling is not None and cancelling():
+                        left = 0
+                        break
+                    if left <= 0 or now() >= ground.turn_ends:
+                        left = 0
+                        break
+            finally:
+                if copy_context() != clean:
+                    # From now on its messages run in copies of the mesh's context; this worker ends with the change.
+                    cell.is_stepped = True
+                    cell.settle_call()
+                    worker.is_alive = False
+                cell.running -= 1
+                if box.fresh or box.careful or cell.closed or cell.listed:
+                    self._rest(cell)
+                else:
+                    box.armed = True
+                    if box.fresh is not EMPTY and len(spare) < MAX_SPARE:
+                        spare.append(box.fresh)
+                        box.fresh = EMPTY
+            if left <= 0:
+                self._yielding += 1
+                try:
+                    await ground.parking.checkpoint()
+                except BaseException as error:
+                    if not self._is_stray(error):
+                        raise
+                finally:
+                    self._yielding -= 1
+                if cancelling is not None and cancelling():
+                    ground.parking.forgive()  # a handler swallowed it
+                ground.new_turn()
+                left = TURN_MESSAGES
+
+    def _is_stray(self, error: BaseException) -> bool:
+        """Forget a cancellation of the worker's task that a handler caused and left behind."""
+        if not isinstance(error, anyio.get_cancelled_exc_class()) or anyio.current_effective_deadline() == -math.inf:
+            return False
+        self._ground.parking.forgive()
+        return True
+
+
+def _tell_all(feed: list[Cell]) -> None:
+    for cell in feed:
+        cell()
