@@ -1,0 +1,1 @@
+"""Benchmarks of Flowmesh: `python -m benchmarks`; the method is in README.md beside this file."""
