@@ -1,0 +1,153 @@
+"""A Sphinx extension: tables that are read from the code, so that a page cannot say what the code does not.
+
+{copy-states}            what a copy can become: `TRANSITIONS` of flowmesh._core.entry
+{phases}                 the phases of a mesh: `Phase` of flowmesh._runtime.ground
+{floors}                 which package may import which: the contract that import-linter holds, in pyproject.toml
+{modules} flowmesh._core what each module of a package is for: the first line of its docstring
+{cancellations}          what each public await leaves behind: the `Cancellation:` of its docstring
+"""
+
+import ast
+import inspect
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+import flowmesh
+import flowmesh.testing
+from flowmesh._core.entry import TRANSITIONS, State
+from flowmesh._runtime.ground import Phase
+
+ROOT: Final = Path(__file__).parents[1]
+# To the end of the paragraph, or to the next section of the docstring.
+CANCELLATION: Final = re.compile(r"Cancellation:\s+(.+?)(?=\n\s*\n|\n\w+:\n|\Z)", re.DOTALL)
+SPELLED: Final = {
+    "Mesh.__aenter__": "entering `async with mesh`",
+    "Mesh.__aexit__": "leaving `async with mesh`",
+    "Deliveries.__anext__": "`async for delivery in deliveries`",
+}
+"""How a user writes what has no name to be called by."""
+
+Row = Sequence[str]
+
+
+class TableFromCode(SphinxDirective):
+    """A table whose cells are inline Markdown."""
+
+    head: Row = ()
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the cells of each row."""
+        raise NotImplementedError
+
+    def run(self) -> list[nodes.Node]:
+        """Build the table."""
+        group = nodes.tgroup(cols=len(self.head))
+        group += [nodes.colspec(colwidth=1) for _ in self.head]
+        group += nodes.thead("", self._row(self.head))
+        group += nodes.tbody("", *(self._row(row) for row in self.rows()))
+        return [nodes.table("", group, classes=["colwidths-auto"])]
+
+    def _row(self, cells: Row) -> nodes.row:
+        row = nodes.row()
+        for cell in cells:
+            parsed, messages = self.parse_inline(cell)
+            row += nodes.entry("", nodes.paragraph("", "", *parsed, *messages))
+        return row
+
+
+class CopyStates(TableFromCode):
+    """What a copy can become."""
+
+    head = ("a copy that is", "can become")
+
+    def rows(self) -> Iterator[Row]:
+        """Yield each state, in the order of its declaration, with those that may follow it."""
+        for state in State:
+            following = [f"`{later.name}`" for later in State if (state, later) in TRANSITIONS]
+            yield f"`{state.name}`", ", ".join(following) or "nothing: it is settled for good"
+
+
+class Phases(TableFromCode):
+    """The phases of a mesh."""
+
+    head = ("phase", "the mesh")
+
+    def rows(self) -> Iterator[Row]:
+        """Yield each phase, in the order of a mesh's life."""
+        for phase in Phase:
+            yield f"`{phase.name}`", phase.value
+
+
+class Floors(TableFromCode):
+    """Which package may import which."""
+
+    head = ("floor", "rooms that exist today")
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the floors that have rooms, the highest first."""
+        with (ROOT / "pyproject.toml").open("rb") as file:
+            contracts = tomllib.load(file)["tool"]["importlinter"]["contracts"]
+        layers: list[str] = next(contract["layers"] for contract in contracts if contract["id"] == "floors")
+        there = [[room for room in re.findall(r"\w+", layer) if find_spec(f"flowmesh.{room}") is not None] for layer in layers]
+        there = [rooms for rooms in there if rooms]
+        for number, rooms in enumerate(there):
+            yield str(len(there) - number), " · ".join(f"`{room}`" for room in rooms)
+
+
+class Modules(TableFromCode):
+    """What each module of a package is for."""
+
+    required_arguments = 1
+    head = ("module", "what it is for")
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the modules by name, with the first line of their docstrings."""
+        folder = ROOT.joinpath(*self.arguments[0].split("."))
+        for path in sorted(folder.glob("*.py")):
+            docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+            if docstring is not None:
+                self.env.note_dependency(str(path))
+                yield f"`{path.stem}`", docstring.split("\n\n", maxsplit=1)[0].replace("\n", " ")
+
+
+class Cancellations(TableFromCode):
+    """What each public await leaves behind."""
+
+    head = ("await", "cancelled")
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the public coroutine functions and methods, in the order of their source."""
+        for module in (flowmesh, flowmesh.testing):
+            for name in module.__all__:
+                thing: Any = getattr(module, name)
+                if inspect.isclass(thing) and thing.__module__.startswith("flowmesh."):
+                    for attribute, member in vars(thing).items():
+                        if attribute.startswith("__") or not attribute.startswith("_"):
+                            yield from self._row_of(f"{name}.{attribute}", member)
+                else:
+                    yield from self._row_of(name, thing)
+
+    @staticmethod
+    def _row_of(name: str, member: Any) -> Iterator[Row]:
+        found = CANCELLATION.search(inspect.getdoc(member) or "") if inspect.iscoroutinefunction(member) else None
+        if found is not None:
+            text = " ".join(found[1].split())
+            yield SPELLED.get(name, f"`{name}`"), text[0].upper() + text[1:]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Make the tables known to Sphinx."""
+    app.add_directive("copy-states", CopyStates)
+    app.add_directive("phases", Phases)
+    app.add_directive("floors", Floors)
+    app.add_directive("modules", Modules)
+    app.add_directive("cancellations", Cancellations)
+    return {"parallel_read_safe": True}
