@@ -69,6 +69,8 @@ class MailboxOptions(Struct, frozen=True, forbid_unknown_fields=True):
         if self.dead_letter_key is not None and self.dead_letter is None:
             raise ValueError("dead_letter_key needs dead_letter: name the exchange that dead letters are published to")
         if self.dead_letter is not None:
+            named = isinstance(getattr(self.dead_letter, "name", self.dead_letter), str)
+            _require(named, "dead_letter", "an exchange or its name, or None", self.dead_letter)
             # One spelling, so that an Exchange and its name declare the same mailbox.
             force_setattr(self, "dead_letter", name_of(self.dead_letter))
 

@@ -83,3 +83,9 @@ def test_policies_are_frozen(policy: Any, name: str) -> None:
     """A policy that is in use cannot change."""
     with pytest.raises(AttributeError):
         setattr(policy, name, 2)
+
+
+def test_a_dead_letter_that_is_no_exchange_is_named() -> None:
+    """What cannot name an exchange is refused where it is written, with the option's name."""
+    with pytest.raises(ValueError, match="dead_letter must be an exchange or its name, or None, not 5"):
+        MailboxOptions(dead_letter=5)  # pyright: ignore[reportArgumentType] - that is the mistake

@@ -272,7 +272,7 @@ class Scheduler:
                         body = message.body if entry.body is None else entry.body
                     if not isinstance(body, accepts):
                         if entry is None:
-                            entry = box.lease_plain(message, place, now())
+                            entry = box.lease_plain(message, place, message.timestamp - ground.wall_offset)
                         if not turns.convert(cell, entry):
                             left -= 1
                             if left <= 0:
@@ -292,7 +292,7 @@ class Scheduler:
                         if isinstance(error, GeneratorExit):
                             raise
                         if entry is None:
-                            entry = box.lease_plain(message, place, now())
+                            entry = box.lease_plain(message, place, message.timestamp - ground.wall_offset)
                         if turns.settle_failure(worker, cell, entry, error, context):
                             raise
                     else:
