@@ -1,7 +1,6 @@
 """The ring that one more wait would close."""
 
 import itertools
-import time
 from collections.abc import Collection, Mapping
 
 import pytest
@@ -80,13 +79,7 @@ def test_a_ring_is_found_exactly_when_nobody_could_go_on(graphs: tuple[Graph, Gr
 
 
 def test_a_long_ring_is_found_in_linear_time() -> None:
-    """Ten times as many actors take about ten times as long, and no recursion."""
-
-    def seconds(count: int) -> float:
-        began = time.perf_counter()
-        ring = closed_ring(0, 1, consumers_of=lambda box: (box,), held_by=lambda held: ((held + 1) % count,) if held else ())
-        assert ring == list(range(count))
-        return time.perf_counter() - began
-
-    seconds(100)
-    assert min(seconds(30_000) for _ in range(3)) < 60 * min(seconds(3_000) for _ in range(3))
+    """A ring of 100,000 actors is found without recursion, and without a look at all others for each."""
+    count = 100_000
+    ring = closed_ring(0, 1, consumers_of=lambda box: (box,), held_by=lambda held: ((held + 1) % count,) if held else ())
+    assert ring == list(range(count))
