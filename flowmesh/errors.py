@@ -28,6 +28,7 @@ __all__ = [
     "NotRunning",
     "PreconditionFailed",
     "Reject",
+    "RestartLimitReached",
     "RetryAfter",
     "TopologyError",
     "Unroutable",
@@ -104,7 +105,10 @@ class ActorError(FlowmeshError):
 
 
 class InvalidHandler(ActorError):
-    """The handler's signature cannot be used; raised where it is declared."""
+    """A handler, middleware or observer cannot be used as it is written; raised where it is declared.
+
+    Misuse that shows only in a turn (a middleware that calls its handler twice) fails that turn.
+    """
 
 
 class WrongBody(ActorError, TypeError):
@@ -125,8 +129,23 @@ class ActorFailed(ActorError):
         self.traceback = traceback
 
 
+class RestartLimitReached(ActorError):
+    """An actor or a supervision group, `.name`, needed more restarts than it is allowed; the cause is the last failure."""
+
+    def __init__(self, text: str, *, name: str = "") -> None:
+        super().__init__(text)
+        self.name = name
+
+
 class DeadlockError(ActorError):
-    """The wait would close a ring in which everybody waits for the next; the text names the ring."""
+    """The wait would close a ring in which everybody waits for the next; the text names the ring.
+
+    `.ring`: the names of its actors, from the one that raises this to itself.
+    """
+
+    def __init__(self, text: str, *, ring: tuple[str, ...] = ()) -> None:
+        super().__init__(text)
+        self.ring = ring
 
 
 class NoReply(ActorError):

@@ -5,17 +5,32 @@ attempts, lease) lives in the mailbox.  It is small on purpose: what most messag
 shared empty instance of which serves all plain messages.  Ids are counters; the text is made when somebody looks.
 """
 
+import datetime
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, Literal, cast, final
+from typing import Any, Final, Generic, Literal, TypeVar, cast, final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-__all__ = ["PLAIN", "Death", "DeathReason", "Durability", "Message", "Properties", "Receipt"]
+__all__ = ["PLAIN", "Death", "DeathReason", "Durability", "Fire", "Message", "Outcome", "Properties", "Receipt", "Request"]
 
 DeathReason = Literal["rejected", "failed", "delivery_limit", "malformed", "expired", "maxlen"]
 Durability = Literal["none", "process", "power"]
+Outcome = Literal["acked", "dead", "expired", "dropped", "withdrawn", "purged"]
+Reply = TypeVar("Reply", covariant=True)
+
+
+class Request(Generic[Reply]):
+    """A message that says what it is answered with, for type checkers; it adds nothing to the message.
+
+        class GetTotal(Struct, Request[int], frozen=True):
+            order: str
+
+    `await totals.ask(GetTotal("42"))` of a class actor is then an int.
+    """
+
+    __slots__ = ()
 
 
 class Death(Struct, frozen=True):
@@ -38,6 +53,22 @@ class Death(Struct, frozen=True):
     order: int = 0
 
 
+class Fire(Struct, frozen=True):
+    """What a schedule says about one of its messages.
+
+    `schedule`: its name. `scheduled`: when the message was due, `fired`: when it was made; both aware, in the schedule's zone.
+    `missed`: due times since the fire before this one that nobody was there for, and that were not made up for. `previous`:
+    how the fire before this one ended: "acked", or how the first of its copies that was not acked ended; None if there was
+    none, if it went nowhere, or if it is not settled yet.
+    """
+
+    schedule: str
+    scheduled: datetime.datetime
+    fired: datetime.datetime
+    missed: int = 0
+    previous: Outcome | None = None
+
+
 class Properties(Struct, frozen=True):
     """What most messages do not carry (AMQP's basic properties and the mesh's own). Times are the mesh clock's seconds."""
 
@@ -52,6 +83,7 @@ class Properties(Struct, frozen=True):
     deaths: tuple[Death, ...] = ()
     run: object | None = None
     trace: object | None = None
+    fire: Fire | None = None
 
 
 PLAIN: Final = Properties()
@@ -138,9 +170,17 @@ class Message(Struct, frozen=True, gc=False):
         return min(self.properties.deaths, key=lambda death: death.order, default=None)
 
     @property
+    def fire(self) -> Fire | None:
+        """What its schedule says about it, or None when none made it."""
+        return self.properties.fire
+
+    @property
     def run(self) -> object | None:
         """The flow's run that it belongs to, or None."""
         return self.properties.run
+
+    def __repr__(self) -> str:
+        return f"Message(id={self.id!r}, exchange={self.exchange!r}, key={self.key!r}, body={self.body!r})"
 
     def with_properties(self, **changes: Any) -> "Message":
         """Return the same message (same id) with these properties changed."""

@@ -28,6 +28,7 @@ TREE = {
         "ActorStopped",
         "ActorFailed",
         "DeadlockError",
+        "RestartLimitReached",
         "NoReply",
     },
 }

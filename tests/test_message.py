@@ -101,3 +101,9 @@ def test_a_receipt_says_what_became_of_a_publish() -> None:
     assert repr(receipt) == "Receipt(message_id='m-5', routed=2, dropped=1, durability='none')"
     deferred = "Receipt(message_id='m-5', routed=0, dropped=0, durability='none', timer='3')"
     assert repr(Receipt("m-", 5, 0, timer="3")) == deferred
+
+
+def test_repr_shows_the_id():
+    """A message shows itself by its id, which is what replay and logs name, not by what the id is made of."""
+    message = Message("m", 1, {"a": 1}, "orders", "placed")
+    assert repr(message) == "Message(id='m1', exchange='orders', key='placed', body={'a': 1})"

@@ -6,7 +6,19 @@ from typing import Any
 import pytest
 
 from flowmesh._core.router import Router
-from flowmesh.policies import DEFAULT_CAPACITY, MailboxOptions, Retry, name_of
+from flowmesh.policies import (
+    DEFAULT_CAPACITY,
+    Autoscale,
+    Batch,
+    Breaker,
+    Debounce,
+    Limit,
+    MailboxOptions,
+    Once,
+    Rate,
+    Retry,
+    name_of,
+)
 
 
 def test_the_defaults_are_those_of_the_design() -> None:
@@ -25,6 +37,11 @@ def test_the_defaults_are_those_of_the_design() -> None:
         ("capacity", 1.5, "capacity must be a whole number of at least 1, not 1.5"),
         ("capacity", True, "capacity must be a whole number of at least 1, not True"),
         ("overflow", "block", "overflow must be one of wait, reject, drop_oldest, drop_newest, not 'block'"),
+        ("single_active", 1, "single_active must be True or False, not 1"),
+        ("expires", 0, "expires must be more than zero seconds, or None, not 0"),
+        ("expires", -1.0, "expires must be more than zero seconds, or None, not -1.0"),
+        ("expires", math.inf, "expires must be more than zero seconds, or None, not inf"),
+        ("expires", math.nan, "expires must be more than zero seconds, or None, not nan"),
         ("ttl", -1.0, "ttl must be zero or more seconds, or None, not -1.0"),
         ("ttl", math.nan, "ttl must be zero or more seconds, or None, not nan"),
         ("max_deliveries", 0, "max_deliveries must be a whole number of at least 1, not 0"),
@@ -89,3 +106,81 @@ def test_a_dead_letter_that_is_no_exchange_is_named() -> None:
     """What cannot name an exchange is refused where it is written, with the option's name."""
     with pytest.raises(ValueError, match="dead_letter must be an exchange or its name, or None, not 5"):
         MailboxOptions(dead_letter=5)  # pyright: ignore[reportArgumentType] - that is the mistake
+
+
+@pytest.mark.parametrize(
+    "make, arguments, text",
+    [
+        (Rate, {"n": 0}, "n must be a whole number of at least 1, not 0"),
+        (Rate, {"n": 1.5}, "n must be a whole number of at least 1, not 1.5"),
+        (Rate, {"n": 1, "per": 0}, "per must be more than zero seconds, not 0"),
+        (Rate, {"n": 1, "per": math.nan}, "per must be more than zero seconds, not nan"),
+        (Rate, {"n": 1, "per": math.inf}, "per must be more than zero seconds, not inf"),
+        (Rate, {"n": 1, "burst": 0}, "burst must be a whole number of at least 1, or None, not 0"),
+        (Rate, {"n": 1, "by": "owner"}, "by must be a function of the body, or None, not 'owner'"),
+        (Limit, {"n": True}, "n must be a whole number of at least 1, not True"),
+        (Limit, {"n": 1, "by": 3}, "by must be a function of the body, or None, not 3"),
+        (
+            Limit,
+            {"n": 1, "surplus": "drop"},
+            "surplus must be one of queue, drop_new, drop_old, cancel_running, keep_newest, not 'drop'",
+        ),
+        (Breaker, {"failures": 0}, "failures must be a whole number of at least 1, not 0"),
+        (Breaker, {"within": 0}, "within must be more than zero seconds, not 0"),
+        (Breaker, {"pause": "1"}, "pause must be more than zero seconds, not '1'"),
+        (Breaker, {"on": OSError}, "on must be a tuple of exception types, not <class 'OSError'>"),
+        (Breaker, {"never": (1,)}, "never must be a tuple of exception types, not (1,)"),
+        (Breaker, {"by": 1}, "by must be a function of the body, or None, not 1"),
+        (Once, {"by": None}, "by must be a function of the body, not None"),
+        (Once, {"by": str, "ttl": -1}, "ttl must be more than zero seconds, not -1"),
+        (Autoscale, {"min": 0}, "min must be a whole number of at least 1, not 0"),
+        (Autoscale, {"min": 3, "max": 2}, "max must be a whole number of at least min (3), not 2"),
+        (Autoscale, {"target": 0}, "target must be more than zero seconds, not 0"),
+    ],
+)
+def test_wrong_values_of_gates_and_slots(make: Any, arguments: dict[str, Any], text: str) -> None:
+    """A value out of its range is refused where it is made; the error names the option and what it takes."""
+    with pytest.raises(ValueError) as caught:
+        make(**arguments)
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        ({"size": 0}, "size must be a whole number of at least 1, not 0"),
+        ({"size": True}, "size must be a whole number of at least 1, not True"),
+        ({"within": -1.0}, "within must be zero or more seconds, not -1.0"),
+        ({"within": math.inf}, "within must be zero or more seconds, not inf"),
+        ({"within": "1"}, "within must be zero or more seconds, not '1'"),
+        ({"by": "customer"}, "by must be a function of the body, or None, not 'customer'"),
+        ({"max_bytes": 0}, "max_bytes must be a whole number of at least 1, or None, not 0"),
+    ],
+)
+def test_a_bad_batch_option_is_named(options: dict[str, Any], text: str) -> None:
+    """The error says which option, what it takes, and what was given."""
+    with pytest.raises(ValueError) as caught:
+        Batch(**{"size": 10, "within": 1.0, **options})
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        ({"quiet": -1.0}, "quiet must be zero or more seconds, not -1.0"),
+        ({"quiet": math.nan}, "quiet must be zero or more seconds, not nan"),
+        ({"max_wait": 0.5}, "max_wait must be seconds, at least as many as quiet, not 0.5"),
+        ({"max_wait": None}, "max_wait must be seconds, at least as many as quiet, not None"),
+        ({"by": 5}, "by must be a function of the body, or None, not 5"),
+    ],
+)
+def test_a_bad_debounce_option_is_named(options: dict[str, Any], text: str) -> None:
+    """The error says which option, what it takes, and what was given."""
+    with pytest.raises(ValueError) as caught:
+        Debounce(**{"quiet": 1.0, "max_wait": 5.0, **options})
+    assert str(caught.value) == text
+
+
+def test_without_an_end() -> None:
+    """A burst may be allowed to last as long as it likes."""
+    assert Debounce(1.0, math.inf).max_wait == math.inf

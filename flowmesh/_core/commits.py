@@ -37,8 +37,11 @@ __all__ = [
     "Release",
     "Replay",
     "Return",
+    "Save",
     "SetTimer",
     "Settle",
+    "Supersede",
+    "Superseded",
     "Verdict",
     "Withdraw",
 ]
@@ -68,7 +71,11 @@ class Gone(Struct, frozen=True):
     """Nobody wants its outcome any more: its asker left while it was being handled."""
 
 
-Verdict = Ack | Back | Dead | Gone
+class Superseded(Struct, frozen=True):
+    """A gate dropped it while it was being handled: a newer one takes its place."""
+
+
+Verdict = Ack | Back | Dead | Gone | Superseded
 
 # Intents
 
@@ -97,6 +104,13 @@ class Settle(Struct, frozen=True):
 
 class Withdraw(Struct, frozen=True):
     """End a copy that nobody wants any more and that has not started."""
+
+    mailbox: Mailbox
+    entry: Entry
+
+
+class Supersede(Struct, frozen=True):
+    """Drop a copy that has not started, or awaits its retry: a newer one stands for it."""
 
     mailbox: Mailbox
     entry: Entry
@@ -131,22 +145,29 @@ class Replay(Struct, frozen=True):
 
 
 class PublishDue(Struct, frozen=True):
-    """Route a deferred message, with the bindings of now."""
+    """Route a deferred message, with the bindings of now. `exchange`: None if it is gone."""
 
-    exchange: Exchange
+    exchange: Exchange | None
     message: Message
     ttl: float | None = None
 
 
 class Defer(Struct, frozen=True):
-    """Set a timer that publishes a message when it is due."""
+    """Set a timer that publishes a message when it is due, to the exchange that has its name then."""
 
     action: PublishDue
     due: float
     on_wall: bool = False
 
 
-Intent = Publish | Settle | Withdraw | Release | Expire | Purge | Replay | PublishDue | Defer
+class Save(Struct, frozen=True):
+    """Replace the saved state of `owner`, an actor; `state` is encoded. Intent and change in one: nothing stands against it."""
+
+    owner: str
+    state: bytes
+
+
+Intent = Publish | Settle | Withdraw | Supersede | Release | Expire | Purge | Replay | PublishDue | Defer | Save
 
 # Changes
 
@@ -159,26 +180,30 @@ class Enter(Struct, frozen=True):
 
 
 class LeaveOut(Struct, frozen=True):
-    """A copy is left out by a drop policy: entered and ended in one."""
+    """A copy is left out by a drop policy: entered and ended in one. `reason`: of its death, if its outcome is "dead"."""
 
     mailbox: Mailbox
-    entry: Entry | None
+    item: Entry | Message
     outcome: Outcome
+    reason: DeathReason | None = None
 
 
 class End(Struct, frozen=True):
-    """A copy ends."""
+    """A copy ends. `reason`, `detail`: of its death, if its outcome is "dead"."""
 
     mailbox: Mailbox
     entry: Entry
     outcome: Outcome
     was: State
+    reason: DeathReason | None = None
+    detail: str = ""
 
 
 class EndPlain(Struct, frozen=True):
     """A leased copy without an entry is acked."""
 
     mailbox: Mailbox
+    message: Message
 
 
 class Return(Struct, frozen=True):
@@ -192,13 +217,14 @@ class Return(Struct, frozen=True):
 
 
 class Delay(Struct, frozen=True):
-    """A leased copy waits until `due`."""
+    """A leased copy waits until `due`, for `delay` seconds."""
 
     mailbox: Mailbox
     entry: Entry
     due: float
     failures: int
     handouts: int
+    delay: float
 
 
 class SetTimer(Struct, frozen=True):
@@ -207,7 +233,7 @@ class SetTimer(Struct, frozen=True):
     defer: Defer
 
 
-Change = Enter | LeaveOut | End | EndPlain | Return | Delay | SetTimer
+Change = Enter | LeaveOut | End | EndPlain | Return | Delay | SetTimer | Save
 
 
 class Note(Struct, frozen=True):

@@ -4,22 +4,20 @@ Most copies never get an Entry: a plain Message stands in the mailbox's deque, i
 An Entry is made for a copy that somebody waits for, that can expire, that has a priority or a lane, or that came back.
 
     READY -> LEASED -> ENDED          handed out, settled
-    READY -> ASIDE -> READY           its lane was busy when it was looked at
+    READY -> ASIDE -> READY           its lane was busy, or a gate held it, when it was looked at
     LEASED -> READY | DELAYED         handed back, at once or until later;  DELAYED -> READY
     READY | ASIDE -> PINNED           a prepared commit will end it        PINNED -> ENDED (applied) | READY (given up)
     LEASED | DELAYED -> SETTLING      a prepared commit settles it         SETTLING -> any, when applied
 """
 
 import enum
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final
 
 from msgspec import Struct
 
-from flowmesh.message import Message
+from flowmesh.message import Message, Outcome
 
 __all__ = ["NO_LANE", "TRANSITIONS", "Entry", "Outcome", "State"]
-
-Outcome = Literal["acked", "dead", "expired", "dropped", "withdrawn", "purged"]
 
 
 class State(enum.Enum):
@@ -68,6 +66,7 @@ class Entry(Struct, eq=False):
     `place`: its place for life, known once it has been looked at. `failures`: exceptions and time limits so far.
     `handouts`: hand-outs that ended without a verdict. `expires`: mesh clock seconds. `since`: when it entered.
     `lane`: its `by=` value. `body`: the converted body, once converted. `queued`: it stands in the deque or the heap.
+    `trace`: what tracing remembers of its first hand-out. `gated`: what the gates of its actor know of it, once asked.
     """
 
     message: Message
@@ -81,12 +80,19 @@ class Entry(Struct, eq=False):
     lane: Any = NO_LANE
     body: Any = None
     queued: bool = False
+    trace: Any = None
+    gated: Any = None
 
     asked: ClassVar[bool] = False
     """An asker waits for its outcome, so it is never dead-lettered."""
+    watched: ClassVar[bool] = False
+    """`ended` is called for an ack's fast path as well."""
 
     def ended(self, outcome: Outcome) -> None:
         """Take the news that it has ended, other than by an ack's fast path. For those who wait for it."""
+
+    def set_aside(self) -> None:
+        """Take the news that its lane is busy, so that it is set aside. For those who wait for it."""
 
     @property
     def has_ended(self) -> bool:

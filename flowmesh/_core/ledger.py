@@ -34,15 +34,19 @@ from flowmesh._core.commits import (
     Release,
     Replay,
     Return,
+    Save,
     SetTimer,
     Settle,
+    Supersede,
+    Superseded,
     Withdraw,
 )
 from flowmesh._core.deadletters import RESTING, bury, closes_cycle
 from flowmesh._core.entry import NO_LANE, Entry, Outcome, State
+from flowmesh._core.gates import Admission, Gates, UnusableValue
 from flowmesh._core.mailbox import Mailbox
 from flowmesh._core.router import Router
-from flowmesh._core.timers import Timers
+from flowmesh._core.timers import Timer, Timers
 from flowmesh.errors import MailboxFull
 from flowmesh.message import DeathReason, Message
 from flowmesh.policies import MailboxOptions
@@ -55,11 +59,15 @@ LOOKED_AT: Final = 64
 
 
 class UnusableLane(Exception):
-    """The `by=` of a copy raised, or gave a value that cannot be a lane; the copy, `.entry`, is leased."""
+    """The `by=` of a copy raised, or gave a value that cannot be a lane; the copy, `.entry`, is leased.
 
-    def __init__(self, entry: Entry) -> None:
+    `gate` names the gate whose `by=` it was; None: the actor's own.
+    """
+
+    def __init__(self, entry: Entry, gate: str | None = None) -> None:
         super().__init__(entry.message.id)
         self.entry = entry
+        self.gate = gate
 
 
 class Ledger:
@@ -71,20 +79,25 @@ class Ledger:
     def __init__(self, router: Router) -> None:
         self.router = router
         self.timers = Timers()
+        self.admission = Admission(self.timers, drop=self._drop)
         self.wall_offset = 0.0
         self.delayed = 0  # copies of all mailboxes that wait for their retry
+        self.saved: dict[str, bytes] = {}  # the state that actors have saved, by their names
+        self.on_applied: Callable[[Commit], None] | None = None  # told of each commit, once all of it is done
         self.dead_letters = Mailbox("mesh.dead_letters", 0, MailboxOptions(overflow="drop_oldest"))
         self.dead_letters.tracked = True
         self._plans: dict[type, Callable[[Commit, Any, float], None]] = {
             Publish: self._plan_publish,
             Settle: self._plan_settle,
             Withdraw: self._plan_withdraw,
+            Supersede: self._plan_supersede,
             Release: self._plan_release,
             Expire: self._plan_expire,
             Purge: self._plan_purge,
             Replay: self._plan_replay,
             PublishDue: self._plan_due,
             Defer: self._plan_defer,
+            Save: self._plan_save,
         }
 
     # One commit
@@ -124,8 +137,8 @@ class Ledger:
                     else:
                         mailbox.put(item)
                         self._watch_expiry(mailbox)
-                case LeaveOut(mailbox, entry, outcome):
-                    _leave_out(mailbox, entry, outcome)
+                case LeaveOut(mailbox, item, outcome):
+                    _leave_out(mailbox, item if isinstance(item, Entry) else None, outcome)
                 case EndPlain(mailbox):
                     mailbox.acked += 1
                 case End(mailbox, entry, outcome, was):
@@ -147,15 +160,20 @@ class Ledger:
                     entry.move(State.DELAYED)
                     mailbox.delayed += 1
                     self.delayed += 1
-                    mailbox.retries[entry] = self.timers.set(due, Release(mailbox, entry))
+                    mailbox.wait_for(entry, self.timers.set(due, Release(mailbox, entry)))
                 case SetTimer(defer):
-                    commit.timers.append(self.timers.set(defer.due, defer.action, on_wall=defer.on_wall).id)
+                    commit.timers.append(self.timers.set(defer.due, defer.action.message, on_wall=defer.on_wall).id)
+                case Save(owner, state):
+                    self.saved[owner] = state
+        if self.on_applied is not None:
+            self.on_applied(commit)
 
     def give_up(self, commit: Commit) -> None:
         """Take a prepared commit back: everything is as if it had never been prepared.
 
         What came due meanwhile, or was to be purged with its mailbox, is caught up with.
         """
+        caught_up = Commit()
         for change in reversed(commit.changes):
             match change:
                 case Enter(mailbox, _):
@@ -163,17 +181,20 @@ class Ledger:
                     mailbox.refresh()
                     mailbox.tell_room()
                 case End(mailbox, entry, _, was) | Return(mailbox, entry, was):
-                    self._let_go(mailbox, entry, was)
+                    self._let_go(caught_up, mailbox, entry, was)
                 case Delay(_, entry):
                     entry.move(State.LEASED)
-                case LeaveOut() | EndPlain() | SetTimer():
+                case LeaveOut() | EndPlain() | SetTimer() | Save():
                     pass
+        if caught_up.changes and self.on_applied is not None:
+            self.on_applied(caught_up)
 
-    def _let_go(self, mailbox: Mailbox, entry: Entry, was: State) -> None:
+    def _let_go(self, caught_up: Commit, mailbox: Mailbox, entry: Entry, was: State) -> None:
         """Let a copy be what it was before a commit pinned it."""
         if mailbox.deleted and was is not State.LEASED:
             self._leave_delay(mailbox, entry, was)
             mailbox.end(entry, "purged")
+            caught_up.changes.append(End(mailbox, entry, "purged", was))
         elif was is State.READY:
             mailbox.unpin(entry)
             self._watch_expiry(mailbox)
@@ -185,7 +206,13 @@ class Ledger:
 
     # Handing out
 
-    def take(self, mailbox: Mailbox, now: float, lane_of: Callable[[Entry], Any] | None = None) -> Entry | Message | None:
+    def take(
+        self,
+        mailbox: Mailbox,
+        now: float,
+        lane_of: Callable[[Entry], Any] | None = None,
+        gates: Gates | None = None,
+    ) -> Entry | Message | None:
         """Lease the next copy of a mailbox, or return None; expired ones end, those whose lane is busy are set aside.
 
         Looks at no more than LOOKED_AT copies: None does not mean that there is none, `has_next` tells.
@@ -194,9 +221,10 @@ class Ledger:
             mailbox: where to look.
             now: mesh clock seconds.
             lane_of: gives a copy's `by=` value; asked once per copy.
+            gates: what may hold a copy back, or drop it. One that is leased has started there: `admission.end` ends that.
 
         Raises:
-            UnusableLane: from what `lane_of` raised; the copy is leased and is the caller's to settle.
+            UnusableLane: from what `lane_of` or a gate's `by=` raised; the copy is leased and is the caller's to settle.
         """
         try:
             for _ in range(LOOKED_AT):
@@ -204,39 +232,66 @@ class Ledger:
                 if item is None:
                     return None
                 if isinstance(item, Message):
-                    if lane_of is None:
+                    if lane_of is None and gates is None:
                         return item
                     item = mailbox.adopt(item, mailbox.popped - 1, item.timestamp - self.wall_offset)
-                if self.lease(mailbox, item, now, lane_of):
+                if self.lease(mailbox, item, now, lane_of, gates):
                     return item
             return None
         finally:
             mailbox.refresh()
             mailbox.tell_room()
 
-    def lease(self, mailbox: Mailbox, entry: Entry, now: float, lane_of: Callable[[Entry], Any] | None = None) -> bool:
-        """Lease a copy that was popped; False if it has expired or was set aside."""
-        if entry.expires is not None and entry.expires <= now:
-            self._end_by_time(mailbox, entry, now)
+    def lease(
+        self,
+        mailbox: Mailbox,
+        entry: Entry,
+        now: float,
+        lane_of: Callable[[Entry], Any] | None = None,
+        gates: Gates | None = None,
+    ) -> bool:
+        """Lease a copy that was popped; False if it has expired, was set aside, or was dropped by a gate."""
+        if self.has_lapsed(mailbox, entry, now):
             return False
         if lane_of is not None and entry.lane is NO_LANE:
             try:
                 lane = lane_of(entry)
                 hash(lane)
-            except Exception as error:
+            except BaseException as error:
                 entry.move(State.LEASED)
                 raise UnusableLane(entry) from error
             entry.lane = lane
         if entry.lane is not NO_LANE and not mailbox.enter_lane(entry):
             return False
+        if gates is not None:
+            try:
+                admitted = self.admission.admit(mailbox, gates, entry, now)
+            except UnusableValue as error:
+                entry.move(State.LEASED)
+                raise UnusableLane(entry, error.gate) from error.__cause__
+            if not admitted:
+                return False
+        elif entry.gated is not None:
+            mailbox.pass_chance(entry)
         entry.move(State.LEASED)
         return True
 
-    def _end_by_time(self, mailbox: Mailbox, entry: Entry, now: float) -> None:
+    def _drop(self, mailbox: Mailbox, entry: Entry, now: float) -> None:
+        """End a ready copy that a gate drops."""
+        commit = Commit()
+        mailbox.pin(entry)
+        commit.changes.append(End(mailbox, entry, "dropped", State.READY))
+        self.apply(commit, now)
+
+    def has_lapsed(self, mailbox: Mailbox, entry: Entry, now: float) -> bool:
+        """End a copy that was popped, if it has expired; True if it had."""
+        if entry.expires is None or entry.expires > now:
+            return False
         commit = Commit()
         self._plan_death(commit, mailbox, entry, "expired", "", now, State.READY)
         self._plan_burials(commit, now)
         self.apply(commit, now)
+        return True
 
     # Plans: one per intent
 
@@ -334,15 +389,16 @@ class Ledger:
             commit.notes.append(Note("evicted", mailbox.name, message))
 
     def _leaving_out(self, commit: Commit, mailbox: Mailbox, message: Message, entry: Entry | None, now: float) -> LeaveOut:
+        item = message if entry is None else entry
         if mailbox.options.dead_letter_name is None or (entry is not None and entry.asked):
-            return LeaveOut(mailbox, entry, "dropped")
+            return LeaveOut(mailbox, item, "dropped")
         self._plan_burial(commit, mailbox, message, "maxlen", "", now)
-        return LeaveOut(mailbox, entry, "dead")
+        return LeaveOut(mailbox, item, "dead", "maxlen")
 
     def _plan_settle(self, commit: Commit, intent: Settle, now: float) -> None:
         mailbox, item, verdict = intent.mailbox, intent.item, intent.verdict
         if isinstance(item, Message):
-            commit.changes.append(EndPlain(mailbox))
+            commit.changes.append(EndPlain(mailbox, item))
             return
         match verdict:
             case Ack():
@@ -351,6 +407,9 @@ class Ledger:
             case Gone():
                 item.move(State.SETTLING)
                 commit.changes.append(End(mailbox, item, "withdrawn", State.LEASED))
+            case Superseded():
+                item.move(State.SETTLING)
+                commit.changes.append(End(mailbox, item, "dropped", State.LEASED))
             case Dead(reason, detail):
                 self._plan_death(commit, mailbox, item, reason, detail, now, State.LEASED)
             case Back(delay, counted):
@@ -361,7 +420,7 @@ class Ledger:
                     self._plan_death(commit, mailbox, item, "delivery_limit", detail, now, State.LEASED)
                 elif delay > 0 and not mailbox.deleted:
                     item.move(State.SETTLING)
-                    commit.changes.append(Delay(mailbox, item, now + delay, failures, handouts))
+                    commit.changes.append(Delay(mailbox, item, now + delay, failures, handouts, delay))
                 else:
                     self._plan_return(commit, mailbox, item, now, State.LEASED, failures, handouts)
 
@@ -390,6 +449,15 @@ class Ledger:
         elif entry.state in (State.READY, State.ASIDE) and entry.queued:  # otherwise it is still to enter
             mailbox.pin(entry)
             commit.changes.append(End(mailbox, entry, "withdrawn", State.READY))
+
+    def _plan_supersede(self, commit: Commit, intent: Supersede, now: float) -> None:
+        entry, mailbox = intent.entry, intent.mailbox
+        if entry.state is State.DELAYED:
+            entry.move(State.SETTLING)
+            commit.changes.append(End(mailbox, entry, "dropped", State.DELAYED))
+        elif entry.state in (State.READY, State.ASIDE):
+            mailbox.pin(entry)
+            commit.changes.append(End(mailbox, entry, "dropped", State.READY))
 
     def _plan_expire(self, commit: Commit, intent: Expire, now: float) -> None:
         mailbox = intent.mailbox
@@ -420,17 +488,27 @@ class Ledger:
 
     def _plan_due(self, commit: Commit, intent: PublishDue, now: float) -> None:
         exchange, message = intent.exchange, intent.message
-        mailboxes = () if exchange.deleted else self.router.route(exchange, message.key, message.properties.headers)
+        mailboxes = () if exchange is None else self.router.route(exchange, message.key, message.properties.headers)
         if not mailboxes:
-            commit.notes.append(Note("unroutable", exchange.name, message))
+            commit.notes.append(Note("unroutable", message.exchange, message))
         if intent.ttl is not None:
             message = message.with_properties(expires=now + intent.ttl)
         # Stamped anew: its copies are as old as their entering.
         late = replace(message, timestamp=now + self.wall_offset)
         self._plan_publish(commit, Publish(late, mailboxes, moved=True), now)
 
+    def intent_of(self, timer: Timer) -> Intent:
+        """Return what is to be committed when this timer is due: its action, or a publish of the message that it defers."""
+        action: Any = timer.action
+        if isinstance(action, Message):
+            return PublishDue(self.router.find_exchange(action.exchange), action, action.properties.ttl)
+        return action
+
     def _plan_defer(self, commit: Commit, intent: Defer, now: float) -> None:
         commit.changes.append(SetTimer(intent))
+
+    def _plan_save(self, commit: Commit, intent: Save, now: float) -> None:
+        commit.changes.append(intent)
 
     # Deaths
 
@@ -448,7 +526,7 @@ class Ledger:
             outcome = "expired" if reason == "expired" else "dropped"
             commit.changes.append(End(mailbox, entry, outcome, was))
         else:
-            commit.changes.append(End(mailbox, entry, "dead", was))
+            commit.changes.append(End(mailbox, entry, "dead", was, reason, detail))
             self._plan_burial(commit, mailbox, entry.message, reason, detail, now)
 
     def _plan_burial(

@@ -17,77 +17,30 @@ Two numbers keep the usual case fast.  `limit`: a publisher may append a plain M
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Final, cast
+from typing import Final, cast
 
-from msgspec import Struct
-
+from flowmesh._core.aside import NO_ENTRIES, NO_LANES, NO_RETRIES, NOTHING_HELD, Aside, forget_stale
 from flowmesh._core.entry import NO_LANE, Entry, Outcome, State
+from flowmesh._core.numbers import MailboxStatistics
 from flowmesh._core.timers import Timer
 from flowmesh.message import Message
 from flowmesh.policies import MailboxOptions
 
-__all__ = ["EMPTY", "Lane", "Mailbox", "MailboxStatistics"]
+__all__ = ["EMPTY", "Mailbox"]
 
 EMPTY: Final = cast("deque[Message | Entry]", ())
 """What an idle mailbox has for a deque: it can be asked, but takes nothing."""
-
-
-class MailboxStatistics(Struct, frozen=True):
-    """The numbers of one mailbox at one moment.
-
-    Now: `ready` to be handed out, `leased`, `delayed` (put back until later), `over` (ready copies above capacity),
-    `oldest_age` (seconds since the oldest ready copy entered, None when empty). Ever: `entered`, and how copies ended:
-    `acked`, `dead` (went to a dead-letter exchange or to `mesh.dead_letters`), `expired`, `dropped`, `withdrawn` (its asker
-    left), `purged`. entered = ready + leased + delayed + acked + dead + expired + dropped + withdrawn + purged.
-    """
-
-    ready: int
-    leased: int
-    delayed: int
-    entered: int
-    acked: int
-    dead: int
-    expired: int
-    dropped: int
-    withdrawn: int
-    purged: int
-    over: int
-    oldest_age: float | None
 
 
 def _nobody() -> None:
     """Tell nobody: nothing is fed from the mailbox, which is not armed then."""
 
 
-class Lane:
-    """The copies of one `by=` value: the one that is leased or awaits its retry, and those set aside meanwhile.
-
-    `waiting` is a heap in which a record counts while its entry is ASIDE: `live` entries are.
-    """
-
-    __slots__ = ("holder", "live", "waiting")
-
-    def __init__(self) -> None:
-        self.holder: Entry | None = None
-        self.live = 0
-        self.waiting: list[tuple[int, int, Entry]] = []
-
-
-class _Front:
-    """What a message touches on its way, side by side in memory: slots lie in alphabetical order, a base class's first.
-
-    With ten thousand mailboxes the rest would be fetched with it from memory, line by line: a third of S10's time.
-    """
-
-    __slots__ = ("acked", "armed", "careful", "entered", "fresh", "heap", "limit", "name", "on_ready", "popped")
-
-
-class Mailbox(_Front):
+class Mailbox(Aside):
     """One mailbox of the core. Knows nothing of who sends or consumes; tells `on_ready` and `on_room` when they matter."""
 
     __slots__ = (
         "arriving",
-        "aside",
         "consumers",
         "dead",
         "deadlines",
@@ -98,8 +51,7 @@ class Mailbox(_Front):
         "expiry",
         "ghosts",
         "is_open",
-        "lanes",
-        "last_resort",
+        "lapsed",
         "number",
         "on_room",
         "options",
@@ -118,20 +70,22 @@ class Mailbox(_Front):
         self.number = number
         self.options = options
         self.deleted = False
+        self.lapsed = False  # deleted because nobody used it
         self.is_open = False  # fast publishing: only while a mesh runs
         self.tracked = False  # every copy has an Entry, so that one can be taken from the middle
         self.fresh: deque[Message | Entry] = EMPTY
         self.popped = 0  # the place of fresh[0]
         self.places = 0  # places given by priorities
-        self.heap: list[tuple[int, int, Entry]] = []
-        self.lanes: dict[Any, Lane] = {}
-        self.last_resort: list[tuple[int, int, Entry]] = []  # those set aside, in order: only drop_oldest asks
-        self.retries: dict[Entry, Timer] = {}
-        self.deadlines: list[tuple[float, int, Entry]] = []
+        self.heap = NO_ENTRIES
+        self.lanes = NO_LANES
+        self.last_resort = NO_ENTRIES  # those set aside, in order: only drop_oldest asks
+        self.retries: dict[Entry, Timer] = NO_RETRIES
+        self.deadlines: list[tuple[float, int, Entry]] = NO_ENTRIES
         self.watched = 0  # a serial that keeps equal deadlines in order
         self.expiry: Timer | None = None
         self.ghosts = 0  # entries in deque or heap that are not READY
         self.aside = 0
+        self.held = NOTHING_HELD  # those of them that a gate holds
         self.pinned = 0  # ready copies that a prepared commit will end
         self.arriving = 0  # copies that a prepared commit will bring: they count as room
         self.entered = self.acked = self.dead = self.expired = self.dropped = self.withdrawn = self.purged = 0
@@ -190,6 +144,8 @@ class Mailbox(_Front):
             purged=self.purged,
             over=max(0, self.ready - self.options.capacity),
             oldest_age=None if oldest is None else max(0.0, oldest),
+            consumers=self.consumers,
+            standby=max(0, self.consumers - 1) if self.options.single_active else 0,
         )
 
     def peek(self, limit: int) -> list[Message]:
@@ -219,13 +175,14 @@ class Mailbox(_Front):
             entry.since += difference
             if entry.expires is not None:
                 entry.expires += difference
-        self.deadlines = [(due + difference, number, entry) for due, number, entry in self.deadlines]
-        heapq.heapify(self.deadlines)  # rounding may have made different times equal
+        if self.deadlines:
+            self.deadlines = [(due + difference, number, entry) for due, number, entry in self.deadlines]
+            heapq.heapify(self.deadlines)  # rounding may have made different times equal
 
     def _set_aside(self) -> dict[Entry, None]:
         # One that was pinned, shown and set aside again has two records.
         waiting = (entry for lane in self.lanes.values() for _, _, entry in lane.waiting)
-        return dict.fromkeys(entry for entry in waiting if entry.state is State.ASIDE)
+        return dict.fromkeys(entry for entry in (*waiting, *self.held) if entry.state is State.ASIDE)
 
     def _ready_items(self, *, heads_only: bool) -> Iterator[Message | Entry]:
         for item in self.fresh:
@@ -260,7 +217,7 @@ class Mailbox(_Front):
             if self.options.priorities:
                 item.place = self.places
                 self.places += 1
-                heapq.heappush(self.heap, (-item.message.properties.priority, item.place, item))
+                self._push((-item.message.properties.priority, item.place, item))
             else:
                 self._append(item)
         else:
@@ -276,7 +233,18 @@ class Mailbox(_Front):
     def put_back(self, entry: Entry) -> None:
         """Undo the pop of an entry."""
         entry.queued = True
-        heapq.heappush(self.heap, (self.rank_of(entry.message), entry.place, entry))
+        self._push((self.rank_of(entry.message), entry.place, entry))
+
+    def _push(self, record: tuple[int, int, Entry]) -> None:
+        if self.heap is NO_ENTRIES:
+            self.heap = []
+        heapq.heappush(self.heap, record)
+
+    def wait_for(self, entry: Entry, timer: Timer) -> None:
+        """Note the timer that ends a copy's delay."""
+        if self.retries is NO_RETRIES:
+            self.retries = {}
+        self.retries[entry] = timer
 
     def restore(self, entry: Entry) -> None:
         """Put a copy that had left the line back at its place."""
@@ -327,58 +295,6 @@ class Mailbox(_Front):
                 return entry
             self.ghosts -= 1
 
-    def pop_last_resort(self) -> Entry | None:
-        """Take the first of the copies that are set aside: what drop_oldest drops when nothing else is ready."""
-        entry = _pop_aside(self.last_resort)
-        if entry is not None:
-            self._leave_aside(self.lanes[entry.lane], entry)
-        return entry
-
-    # Lanes
-
-    def enter_lane(self, entry: Entry) -> bool:
-        """Make `entry` the holder of its lane; False, and set aside, if the lane has one."""
-        lane = self.lanes.get(entry.lane)
-        if lane is None:
-            lane = self.lanes[entry.lane] = Lane()
-        elif lane.holder is not None:
-            entry.move(State.ASIDE)
-            entry.queued = True
-            record = (self.rank_of(entry.message), entry.place, entry)
-            heapq.heappush(lane.waiting, record)
-            lane.live += 1
-            self.aside += 1
-            _forget_stale(lane.waiting, lane.live)
-            if self.options.overflow == "drop_oldest":
-                heapq.heappush(self.last_resort, record)
-            return False
-        lane.holder = entry
-        return True
-
-    def leave_lane(self, entry: Entry) -> None:
-        """Free the lane that `entry` holds, and put the first copy set aside back in line.
-
-        Also called for a copy that is pinned on its way from aside to being the holder: the next one takes its chance.
-        """
-        lane = self.lanes.get(entry.lane)
-        if lane is None or (lane.holder is not None and lane.holder is not entry):
-            return
-        lane.holder = None
-        following = _pop_aside(lane.waiting)
-        if following is not None:
-            following.move(State.READY)
-            self._leave_aside(lane, following)
-            self.restore(following)
-        if not lane.live:
-            del self.lanes[entry.lane]
-
-    def _leave_aside(self, lane: Lane, entry: Entry) -> None:
-        entry.queued = False
-        lane.live -= 1
-        self.aside -= 1
-        if self.last_resort:
-            _forget_stale(self.last_resort, self.aside)
-
     # Ending
 
     def pin(self, entry: Entry) -> None:
@@ -387,12 +303,14 @@ class Mailbox(_Front):
         entry.move(State.PINNED)
         if entry.queued:
             if was_aside:
-                lane = self.lanes[entry.lane]
-                self._leave_aside(lane, entry)
-                _forget_stale(lane.waiting, lane.live)
+                waiting = self._aside_in(entry)
+                self._leave_aside(waiting, entry)
+                forget_stale(waiting.waiting, waiting.live)
             else:
                 self.ghosts += 1
         self.pinned += 1
+        if entry.gated is not None:
+            self.pass_chance(entry)
         if entry.lane is not NO_LANE:
             self.leave_lane(entry)
         self.refresh()
@@ -442,8 +360,9 @@ class Mailbox(_Front):
             # Places are given by counting as they are looked at, so their order stays.
             self.fresh.clear()
             self.fresh.extend(fresh)
-        self.heap[:] = [record for record in self.heap if record[2].state is not State.ENDED]
-        heapq.heapify(self.heap)
+        if self.heap:
+            self.heap[:] = [record for record in self.heap if record[2].state is not State.ENDED]
+            heapq.heapify(self.heap)
         self.ghosts -= before - len(self.fresh) - len(self.heap)
 
     def clear(self, wall_offset: float) -> list[Entry]:
@@ -453,13 +372,18 @@ class Mailbox(_Front):
             is_plain = isinstance(item, Message)
             entries.append(self.adopt(item, self.popped - 1, item.timestamp - wall_offset) if is_plain else item)
         for entry in self._set_aside():
+            gatherer = self._aside_in(entry).gatherer
             entry.queued = False
             entries.append(entry)
-        self.lanes = {value: lane for value, lane in self.lanes.items() if lane.holder is not None}
-        for lane in self.lanes.values():
-            lane.waiting.clear()
-            lane.live = 0
-        self.last_resort.clear()
+            if gatherer is not None:
+                gatherer.left(entry)
+        if self.lanes:
+            self.lanes = {value: lane for value, lane in self.lanes.items() if lane.holder is not None}
+        for waiting in (*self.lanes.values(), *self.held.values()):
+            waiting.waiting.clear()
+            waiting.live = 0
+        self.held = NOTHING_HELD
+        self.last_resort = NO_ENTRIES
         self.aside = 0
         return entries
 
@@ -483,36 +407,18 @@ class Mailbox(_Front):
         simple = not (options.priorities or self.room_wanted)
         if self.is_open and simple and options.ttl is None and not (self.tracked or self.deleted or self.arriving):
             used = len(self.heap) + self.aside + self.pinned
-            # The very same int for all: one object less to fetch from memory (see _Front).
+            # The very same int for all: one object less to fetch from memory (see Front).
             self.limit = options.capacity - used if used else options.capacity
         else:
             self.limit = -1
         self.careful = not simple or bool(self.heap)
 
-    def rank_of(self, message: Message) -> int:
-        """What comes before the place in the order of hand-out: the smaller, the sooner."""
-        return -message.properties.priority if self.options.priorities else 0
-
     def _watch(self, entry: Entry, expires: float) -> None:
         self.watched += 1
+        if self.deadlines is NO_ENTRIES:
+            self.deadlines = []
         heapq.heappush(self.deadlines, (expires, self.watched, entry))
         if len(self.deadlines) > 64 and len(self.deadlines) > 2 * (self.ready + 1):
             live = {item[2]: item for item in self.deadlines if item[2].state in (State.READY, State.ASIDE)}
             self.deadlines = list(live.values())
             heapq.heapify(self.deadlines)
-
-
-def _pop_aside(heap: list[tuple[int, int, Entry]]) -> Entry | None:
-    """Take out the first entry that is still ASIDE."""
-    while heap:
-        entry = heapq.heappop(heap)[2]
-        if entry.state is State.ASIDE:
-            return entry
-    return None
-
-
-def _forget_stale(heap: list[tuple[int, int, Entry]], live: int) -> None:
-    """Drop the records that no longer count, once they are more than half: O(1) for each that ever stood here."""
-    if len(heap) > 2 * live + 64:
-        heap[:] = {record[2]: record for record in heap if record[2].state is State.ASIDE}.values()
-        heapq.heapify(heap)

@@ -2,7 +2,7 @@
 
 from flowmesh._core.commits import Back, Dead
 from flowmesh.errors import Reject, RetryAfter
-from flowmesh.policies import Retry
+from flowmesh.policies import Backoff, Retry
 
 __all__ = ["delay_before", "describe", "verdict_on"]
 
@@ -25,7 +25,7 @@ def verdict_on(error: BaseException, *, failures: int, retry: Retry | None, chan
     return Back(delay_before(retry, failures + 1, chance), "failure")
 
 
-def delay_before(retry: Retry, failures: int, chance: float) -> float:
+def delay_before(retry: Backoff, failures: int, chance: float) -> float:
     """Return the seconds to wait after that many failures (at least 1)."""
     try:
         longest = min(retry.maximum, retry.initial * retry.factor ** (failures - 1))

@@ -14,8 +14,9 @@ from typing import Final
 
 from msgspec.structs import fields
 
-from flowmesh._core.arguments import Arguments
-from flowmesh._core.exchanges import INDEXES, Binding, Destination, Exchange, Table
+from flowmesh._core.arguments import Arguments, copied
+from flowmesh._core.exchanges import Binding, Destination, Exchange, Table
+from flowmesh._core.indexes import INDEXES, index_of
 from flowmesh._core.mailbox import Mailbox
 from flowmesh.errors import AccessRefused, InvalidBinding, NotFound, PreconditionFailed
 from flowmesh.policies import MailboxOptions
@@ -28,6 +29,7 @@ ROUTES_CACHED: Final = 4096
 """How many routes an exchange caches before it forgets them all; full of keys and mailboxes that is about 1 MB."""
 
 _NO_HEADERS: Final[Arguments] = {}
+_DEFAULT_OPTIONS: Final = MailboxOptions()
 _by_number = attrgetter("number")
 
 
@@ -51,7 +53,13 @@ class Router:
     # Declaring
 
     def declare_exchange(
-        self, name: str, type: str | None = None, *, alternate: str | None = None, internal: bool | None = None
+        self,
+        name: str,
+        type: str | None = None,
+        *,
+        alternate: str | None = None,
+        internal: bool | None = None,
+        arguments: Arguments | None = None,
     ) -> Exchange:
         """Declare an exchange, or find it: by its name alone, or declared again equally.
 
@@ -60,14 +68,15 @@ class Router:
             type: "direct" if left out.
             alternate: the name of the exchange that gets what this one has no match for; it need not exist.
             internal: only exchanges may route to it.
+            arguments: what its type is told (see `index_of`); copied.
 
         Raises:
-            PreconditionFailed: it is declared differently, or the type is unknown.
+            PreconditionFailed: it is declared differently, the type is unknown, or takes no such arguments.
             AccessRefused: more than the name is given for the default exchange.
             ValueError: the name is no text, or too long.
         """
         _check_text("the name of an exchange", name)
-        by_name_alone = type is None and alternate is None and internal is None
+        by_name_alone = type is None and alternate is None and internal is None and arguments is None
         if name == "":
             if not by_name_alone:
                 raise AccessRefused("the default exchange cannot be declared: ask for it by its name alone, exchange('')")
@@ -77,14 +86,16 @@ class Router:
         type, internal = type or "direct", bool(internal)
         if type not in INDEXES:
             raise PreconditionFailed(f"exchange {name!r} cannot be of type {type!r}: {_meant(type)}")
+        index = index_of(type, arguments)
+        arguments = copied(arguments or {})
         found = self.exchanges.get(name)
         if found is None:
-            found = Exchange(name, type, Table(INDEXES[type]()), alternate=alternate, internal=internal)
+            found = Exchange(name, type, Table(index), alternate=alternate, internal=internal, arguments=arguments)
             self.exchanges[name] = found
             self._forget_routes()
         elif not by_name_alone:
-            asked = {"type": type, "alternate": alternate, "internal": internal}
-            declared = {"type": found.type, "alternate": found.alternate, "internal": found.internal}
+            asked = {"type": type, "alternate": alternate, "internal": internal, "arguments": arguments}
+            declared = {name: getattr(found, name) for name in asked}
             _check_equal(f"exchange {name!r}", declared, asked)
         return found
 
@@ -98,14 +109,17 @@ class Router:
         Raises:
             PreconditionFailed: it is declared with other options.
             ValueError: the name is no text, empty, or too long.
+            TypeError: the options are no MailboxOptions.
         """
         _check_text("the name of a mailbox", name)
         if not name:
             raise ValueError("the name of a mailbox must not be empty")
+        if options is not None and not isinstance(options, MailboxOptions):  # pyright: ignore[reportUnnecessaryIsInstance] - users get it wrong
+            raise TypeError(f"the options of mailbox {name!r} must be MailboxOptions(...), not {options!r}")
         found = self.mailboxes.get(name)
         if found is None:
             self._last_number += 1
-            found = self.mailboxes[name] = Mailbox(name, self._last_number, options or MailboxOptions())
+            found = self.mailboxes[name] = Mailbox(name, self._last_number, options or _DEFAULT_OPTIONS)
             self._forget_routes()
         elif options is not None:
             _check_equal(f"mailbox {name!r}", _options_by_name(found.options), _options_by_name(options))
@@ -151,6 +165,17 @@ class Router:
             self._forget_routes()
         return is_new
 
+    @staticmethod
+    def check_binding(source: Exchange, destination: Destination, *, key: str, arguments: Arguments | None) -> None:
+        """Raise what `bind` would raise about a binding as such, wherever its two ends are.
+
+        Raises:
+            AccessRefused, InvalidBinding, ValueError: as `bind`.
+        """
+        _refuse_default("bound", source, destination)
+        _check_text("a binding key", key)
+        Table(index_of(source.type)).bind(destination, key, arguments)
+
     def unbind(self, source: Exchange, destination: Destination, key: str = "", arguments: Arguments | None = None) -> bool:
         """Take a binding away; False if it is not there, or one of its ends no longer is.
 
@@ -158,14 +183,14 @@ class Router:
             AccessRefused: one end is the default exchange.
             InvalidBinding: the arguments cannot be compared.
         """
-        self._refuse_default("unbound", source, destination)
+        _refuse_default("unbound", source, destination)
         was_there = source.table.unbind(destination, key, arguments)
         if was_there:
             self._forget_routes()
         return was_there
 
     def _check_ends(self, source: Exchange, destination: Destination) -> None:
-        self._refuse_default("bound", source, destination)
+        _refuse_default("bound", source, destination)
         for end in (source, destination):
             what = "exchange" if isinstance(end, Exchange) else "mailbox"
             if end.deleted:
@@ -176,11 +201,6 @@ class Router:
                     f"{what} {end.name!r} belongs to another mesh: bind {source.name!r} to {destination.name!r} within one mesh"
                 )
 
-    def _refuse_default(self, verb: str, *ends: Destination) -> None:
-        for end in ends:
-            if isinstance(end, Exchange) and end.name == "":
-                raise AccessRefused(f"the default exchange cannot be {verb}: it routes to the mailbox named by the key, always")
-
     # Deleting
 
     def delete_exchange(self, exchange: Exchange, *, if_unused: bool = False) -> None:
@@ -190,7 +210,7 @@ class Router:
             PreconditionFailed: `if_unused`, and something is bound to it.
             AccessRefused: it is the default exchange.
         """
-        self._refuse_default("deleted", exchange)
+        _refuse_default("deleted", exchange)
         if not self.has_exchange(exchange):
             return
         if if_unused and not exchange.table.is_empty:
@@ -321,6 +341,12 @@ class _NamesIndex:
 
 
 # Checking
+
+
+def _refuse_default(verb: str, *ends: Destination) -> None:
+    for end in ends:
+        if isinstance(end, Exchange) and end.name == "":
+            raise AccessRefused(f"the default exchange cannot be {verb}: it routes to the mailbox named by the key, always")
 
 
 def _check_text(what: str, text: str) -> None:

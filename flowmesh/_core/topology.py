@@ -6,27 +6,30 @@ backslash escapes.  An alternate or dead-letter exchange that is not declared is
 """
 
 import json
+import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Any, Final, Literal
 
 from msgspec import Struct, to_builtins
 
 from flowmesh._core.exchanges import Exchange
+from flowmesh._core.rings import rings_in
 from flowmesh._core.router import Router
 from flowmesh.policies import MailboxOptions
 
-__all__ = ["DeclaredBinding", "DeclaredExchange", "DeclaredMailbox", "Topology", "describe"]
+__all__ = ["DeclaredBinding", "DeclaredExchange", "DeclaredMailbox", "ObservedSend", "Ring", "Topology", "describe"]
 
 
 class DeclaredExchange(Struct, frozen=True):
-    """One exchange: `alternate` names another one, which need not be declared."""
+    """One exchange: `alternate` names another one, which need not be declared; `arguments`: what its type was told."""
 
     name: str
     type: str
     alternate: str | None
     internal: bool
+    arguments: Mapping[str, Any] = {}
 
 
 class DeclaredMailbox(Struct, frozen=True):
@@ -47,15 +50,46 @@ class DeclaredBinding(Struct, frozen=True):
     arguments: Mapping[str, Any]
 
 
-class Topology(Struct, frozen=True):
+class ObservedSend(Struct, frozen=True):
+    """A turn of `actor` has sent to `mailbox`: it asked, waited for room, or collected an output with its Context."""
+
+    actor: str
+    mailbox: str
+
+
+class Ring(Struct, frozen=True):
+    """A way that leads back to where it began: what it passes, as (kind, name), from the first place on.
+
+    Its text is `mailbox 'a' -> actor 'a' -> mailbox 'a'`.
+    """
+
+    places: tuple[tuple[Literal["exchange", "mailbox", "actor"], str], ...]
+
+    def __str__(self) -> str:
+        return " -> ".join(f"{kind} {name!r}" for kind, name in (*self.places, self.places[0]))
+
+
+class Topology(Struct, frozen=True, omit_defaults=True):
     """What is declared and bound at one moment.
 
-    The default exchange, which leads to every mailbox by name, is left out.
+    The default exchange, which leads to every mailbox by name, is left out. `sends`: what has been seen of who sends to whom
+    since the mesh was made; a send that found room at once is not seen.
     """
 
     exchanges: tuple[DeclaredExchange, ...]
     mailboxes: tuple[DeclaredMailbox, ...]
     bindings: tuple[DeclaredBinding, ...]
+    sends: tuple[ObservedSend, ...] = ()
+
+    def rings(self) -> tuple[Ring, ...]:
+        """Return the rings of exchanges, mailboxes and actors in which every mailbox makes its senders wait.
+
+        Ways are bindings, whatever their keys, alternates, dead-letter exchanges, from a mailbox to its actors, and from an
+        actor to where its turns have been seen to send (`sends`): nothing is known of a mesh that has not run. A ring through
+        dead letters alone blocks nobody, but a message that keeps failing goes round in it. A mailbox that rejects or drops
+        breaks a ring. Of the rings through each place a shortest one is listed.
+        """
+        return tuple(Ring(tuple(ring)) for ring in rings_in(_ways(self)) if any(kind == "mailbox" for kind, _ in ring))
 
     def mermaid(self) -> str:
         """Return a Mermaid flowchart."""
@@ -88,12 +122,13 @@ class Topology(Struct, frozen=True):
         return json.dumps(to_builtins(self), indent=2)
 
 
-def describe(router: Router, actors: Mapping[str, Sequence[str]]) -> Topology:
+def describe(router: Router, actors: Mapping[str, Sequence[str]], sends: Iterable[tuple[str, str]] = ()) -> Topology:
     """Return what is declared in the router.
 
     Args:
         router: what to read.
         actors: the names of the actors that each mailbox feeds, by its name.
+        sends: which actor's turns have been seen to send to which mailbox.
     """
     exchanges = sorted(
         (exchange for exchange in router.exchanges.values() if exchange is not router.default_exchange),
@@ -111,12 +146,15 @@ def describe(router: Router, actors: Mapping[str, Sequence[str]]) -> Topology:
         for binding in exchange.table.bindings()
     ]
     return Topology(
-        tuple(DeclaredExchange(each.name, each.type, each.alternate, each.internal) for each in exchanges),
+        tuple(
+            DeclaredExchange(each.name, each.type, each.alternate, each.internal, dict(each.arguments)) for each in exchanges
+        ),
         tuple(
             DeclaredMailbox(mailbox.name, mailbox.options, tuple(sorted(actors.get(mailbox.name, ()))))
             for mailbox in sorted(router.mailboxes.values(), key=lambda mailbox: mailbox.name)
         ),
         tuple(sorted(bindings, key=_order)),
+        tuple(ObservedSend(actor, mailbox) for actor, mailbox in sorted(sends)),
     )
 
 
@@ -142,6 +180,36 @@ def _plain(value: Any) -> Any:
     return repr(value)
 
 
+_Step = tuple[Literal["exchange", "mailbox", "actor"], str]
+
+
+def _ways(topology: Topology) -> dict[_Step, list[_Step]]:
+    """Return what leads where, without the mailboxes that never make a sender wait."""
+    waiting = {mailbox.name: mailbox for mailbox in topology.mailboxes if mailbox.options.overflow == "wait"}
+    ways: dict[_Step, list[_Step]] = {("exchange", ""): [("mailbox", name) for name in waiting]}
+
+    def lead(source: _Step, target: _Step) -> None:
+        if target[0] != "mailbox" or target[1] in waiting:
+            ways.setdefault(source, []).append(target)
+
+    for binding in topology.bindings:
+        lead(("exchange", binding.source), (binding.destination_type, binding.destination))
+    for exchange in topology.exchanges:
+        if exchange.alternate is not None:
+            lead(("exchange", exchange.name), ("exchange", exchange.alternate))
+    for mailbox in waiting.values():
+        key, letters = mailbox.options.dead_letter_key, mailbox.options.dead_letter_name
+        if letters == "":
+            lead(("mailbox", mailbox.name), ("mailbox", mailbox.name if key is None else key))
+        elif letters is not None:
+            lead(("mailbox", mailbox.name), ("exchange", letters))
+        for actor in mailbox.actors:
+            lead(("mailbox", mailbox.name), ("actor", actor))
+    for send in topology.sends:
+        lead(("actor", send.actor), ("mailbox", send.mailbox))
+    return ways
+
+
 # Drawing
 
 _Kind = Literal["exchange", "mailbox", "actor", "missing"]
@@ -160,8 +228,13 @@ _DOT_SHAPES: Final[Mapping[_Kind, str]] = {
     "missing": "shape=hexagon, style=dotted",
 }
 _MERMAID_NAMED: Final = {'"': "#quot;", "&": "#amp;", "<": "#lt;", ">": "#gt;"}
-_MERMAID_SAFE: Final = frozenset(" .,:_-+*/=()@")
-"""ASCII that means nothing in a quoted Mermaid text, letters and digits aside. `#` begins an escape, "%%" a comment."""
+_MERMAID_ACTIVE: Final = re.compile(
+    r"""[!"#$%&'*+:;<>?@\[\\\]^`{|}~]"""  # ":" and "@" make links, and with "fa" icons
+    r"|(?<![^\W_])_|_(?![^\W_])"  # an emphasis begins or ends; snake_case does not
+    r"|(?<=[wW]{3})\."  # a link
+    r"|^[ -]|^\d(?=\d*[.)])"  # a list, a rule or a block of code
+)
+"""What means something in a Mermaid text: `#` begins an escape, and the text is read as Markdown although it is quoted."""
 
 
 class _Node(Struct, frozen=True):
@@ -225,12 +298,7 @@ _UNPRINTABLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def _mermaid_text(text: str) -> str:
-    return "".join(
-        character
-        if character.isalnum() or character in _MERMAID_SAFE or not character.isascii()
-        else _MERMAID_NAMED.get(character, f"#{ord(character)};")
-        for character in _visible(text)
-    )
+    return _MERMAID_ACTIVE.sub(lambda found: _MERMAID_NAMED.get(found[0], f"#{ord(found[0])};"), _visible(text))
 
 
 def _dot_text(text: str) -> str:

@@ -1,96 +1,99 @@
 """Who waits for whom: finds the ring that one more wait would close.
 
-An actor that is held waits for room in mailboxes; a mailbox gets room when one of its consumers goes on.  So a mailbox is
-stuck when it has consumers and all of them are, and an actor is stuck when one of the mailboxes it is held by is.
+A wait-for graph of nodes that stand for anything: a turn, a slot, room in a mailbox.  A node goes on by itself, or when every
+one of the nodes that it needs has gone on, or when any one of them has.  What never goes on is stuck: the greatest set of nodes
+each of which needs others of the set.  So a ring is one only if no way out of it is left: a free slot anywhere breaks it.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection
-from typing import TypeVar
+from collections.abc import Callable, Collection, Hashable
+from typing import Generic, TypeVar
 
-__all__ = ["closed_ring"]
+from msgspec import Struct
 
-Actor = TypeVar("Actor")
-Box = TypeVar("Box")
+__all__ = ["Needs", "closed_ring"]
+
+Node = TypeVar("Node", bound=Hashable)
 
 
-def closed_ring(
-    actor: Actor,
-    mailbox: Box,
-    *,
-    consumers_of: Callable[[Box], Collection[Actor]],
-    held_by: Callable[[Actor], Collection[Box]],
-) -> list[Actor] | None:
-    """Return the ring that holding `actor` until `mailbox` has room would close, from `actor` on, or None.
+class Needs(Struct, Generic[Node], frozen=True):
+    """What a node needs before it goes on: all of these nodes, or, unless `every`, one of them."""
 
-    Each waits for a mailbox that the next one feeds from, the last for one of `actor`; it is a shortest one. Linear in the
-    actors and mailboxes that can be reached and in what ties them.
+    nodes: Collection[Node]
+    every: bool
+
+
+def closed_ring(start: Node, needs: Callable[[Node], Needs[Node] | None]) -> list[Node] | None:
+    """Return a shortest ring of stuck nodes from `start` on, each needing the next and the last `start`; None if there is none.
+
+    There is none if `start` goes on sooner or later, and if it is stuck only because of a ring that it is not part of. Linear
+    in the nodes that can be reached and what they need, and ends as soon as `start` is known to go on.
+
+    Args:
+        start: the node whose wait is in question.
+        needs: what a node needs; None: it goes on by itself. Asked once for each node.
     """
-    feeds: dict[Box, Collection[Actor]] = {mailbox: consumers_of(mailbox)}
-    holds: dict[Actor, Collection[Box]] = {}
-    boxes = [mailbox]
-    for box in boxes:  # grows while it is walked
-        for consumer in feeds[box]:
-            if consumer not in holds:
-                holds[consumer] = held_by(consumer)
-                for other in holds[consumer]:
-                    if other not in feeds:
-                        feeds[other] = consumers_of(other)
-                        boxes.append(other)
-    stuck = _stuck(actor, feeds, holds)
-    return _way_back(actor, mailbox, stuck, feeds, holds) if mailbox in stuck else None
+    stuck = _stuck(start, needs)
+    return None if stuck is None else _way_back(start, stuck)
 
 
-def _stuck(actor: Actor, feeds: dict[Box, Collection[Actor]], holds: dict[Actor, Collection[Box]]) -> set[Box]:
-    """Return the mailboxes that never get room again while `actor` is held."""
-    waits = {held: len(boxes) for held, boxes in holds.items()}
-    waited_for: dict[Box, list[Actor]] = {box: [] for box in feeds}
-    for held, boxes in holds.items():
-        for box in boxes:
-            waited_for[box].append(held)
-    stuck = set(feeds)
-    # Whoever nobody holds frees its mailboxes, and those free whom they held.
-    free = [held for held, left in waits.items() if not left and held is not actor]
-    freed = [box for box, consumers in feeds.items() if not consumers]
-    feeding: dict[Actor, list[Box]] = {}
-    for box, consumers in feeds.items():
-        for consumer in consumers:
-            feeding.setdefault(consumer, []).append(box)
-    while free or freed:
-        if free:
-            freed += feeding[free.pop()]
+def _stuck(start: Node, needs: Callable[[Node], Needs[Node] | None]) -> dict[Node, Collection[Node]] | None:
+    """Return what the stuck nodes that `start` leads to need; None if `start` goes on."""
+    needed: dict[Node, Collection[Node]] = {}
+    missing: dict[Node, int] = {}
+    needed_by: dict[Node, list[Node]] = {}
+    going: set[Node] = set()
+    # The last found first: one that goes on by itself is most often a few steps away, and lets `start` go on.
+    found = [start]
+    while found:
+        node = found.pop()
+        if node in needed or node in going:
             continue
-        box = freed.pop()
-        if box not in stuck:
-            continue
-        stuck.discard(box)
-        for held in waited_for[box]:
-            waits[held] -= 1
-            if not waits[held] and held is not actor:
-                free.append(held)
-    return stuck
-
-
-def _way_back(
-    actor: Actor, mailbox: Box, stuck: set[Box], feeds: dict[Box, Collection[Actor]], holds: dict[Actor, Collection[Box]]
-) -> list[Actor]:
-    """Return the shortest chain of waits from `mailbox` to `actor`."""
-    came_from: dict[Actor, Actor | None] = {}
-    seen = {mailbox}
-    queue: deque[tuple[Box, Actor | None]] = deque([(mailbox, None)])
-    while queue and actor not in came_from:
-        box, before = queue.popleft()
-        for consumer in feeds[box]:
-            if consumer in came_from:
+        need = needs(node)
+        freed: list[Node] = []
+        if need is None:
+            freed.append(node)
+        else:
+            nodes = dict.fromkeys(need.nodes)
+            there = sum(one in going for one in nodes)
+            needed[node] = nodes
+            missing[node] = len(nodes) - there if need.every else 1 - min(there, 1)
+            if not missing[node]:
+                freed.append(node)
+            for one in nodes:
+                if one not in going:
+                    needed_by.setdefault(one, []).append(node)
+                    if one not in needed:
+                        found.append(one)
+        while freed:
+            one = freed.pop()
+            if one in going:
                 continue
-            came_from[consumer] = before
-            for other in holds[consumer]:
-                if other in stuck and other not in seen:
-                    seen.add(other)
-                    queue.append((other, consumer))
-    ring: list[Actor] = []
-    step = came_from.get(actor)
-    while step is not None:
+            if one == start:
+                return None
+            going.add(one)
+            for other in needed_by.get(one, ()):
+                missing[other] -= 1
+                if not missing[other]:
+                    freed.append(other)
+    return {node: nodes for node, nodes in needed.items() if node not in going}
+
+
+def _way_back(start: Node, stuck: dict[Node, Collection[Node]]) -> list[Node] | None:
+    """Return the shortest chain of needs from `start` to itself."""
+    came_from: dict[Node, Node] = {}
+    queue = deque([start])
+    while queue and start not in came_from:
+        node = queue.popleft()
+        for one in stuck[node]:
+            if one in stuck and one not in came_from:
+                came_from[one] = node
+                queue.append(one)
+    if start not in came_from:
+        return None
+    ring = [start]
+    step = came_from[start]
+    while step != start:
         ring.append(step)
         step = came_from[step]
-    return [actor, *reversed(ring)]
+    return [start, *reversed(ring[1:])]

@@ -31,7 +31,6 @@ NOT_APPLICABLE: Final = {
     "queue.declare passive missing": "a declaration by name alone declares what is missing",
     "queue.declare name amq.*": NOT_RESERVED,
     "queue.declare existing exclusive of other connection / exclusive flag mismatch": NOT_EXCLUSIVE,
-    "queue.declare x-expires=0": "mailboxes do not expire",
     "x-max-priority >255 or <0": "a mailbox has all 256 priorities or none; the range is checked where a message is sent",
     "argument of another queue type": "there is one type of mailbox, and its options are typed",
     "exchange.declare amq.* new": NOT_RESERVED,
@@ -41,7 +40,6 @@ NOT_APPLICABLE: Final = {
     "user_id property not the login": NO_CONNECTION,
     "basic.consume duplicate consumer tag": NO_CONSUMER_TAGS,
     "basic.consume exclusive while consumers exist, or any consume while an exclusive consumer holds": NOT_EXCLUSIVE,
-    "basic.get on SAC queue": "there is no single active consumer",
     "basic.qos prefetch_size!=0": "prefetch counts deliveries; there is no size",
     "basic.recover requeue=false": "unsettled deliveries go back when the consumer leaves; there is no recover",
     "confirm.select after tx.select and vice versa": NO_TRANSACTIONS,
@@ -58,6 +56,9 @@ NOT_APPLICABLE: Final = {
 DIFFERENT: Final[dict[str, type[Exception]]] = {
     # A value out of its range is a ValueError where it is made, before there is a mailbox or a message to refuse it.
     "x-message-ttl<0": ValueError,
+    "queue.declare x-expires=0": ValueError,
+    # 405 RESOURCE_LOCKED: a condition of the call does not hold, like any other.
+    "basic.get on SAC queue": PreconditionFailed,
     "x-dead-letter-routing-key without x-dead-letter-exchange": ValueError,
     "basic.publish bad expiration string": ValueError,
     # AMQP takes '' for the queue declared last on the channel; here it names nothing.
@@ -124,6 +125,7 @@ def _exchange_differently() -> Ways:
 
 REFUSED: Final[dict[str, Callable[[], Ways]]] = {
     "queue.declare inequivalent durable/auto_delete/args": _mailbox_differently,
+    "queue.declare x-expires=0": lambda: [lambda: MailboxOptions(expires=0)],
     "x-message-ttl<0": lambda: [lambda: MailboxOptions(ttl=-1)],
     "x-dead-letter-routing-key without x-dead-letter-exchange": lambda: [lambda: MailboxOptions(dead_letter_key="k")],
     "queue.* with '' name and none declared on channel": lambda: [lambda: Router().declare_mailbox("")],
@@ -201,6 +203,10 @@ async def _consume_from_a_deleted_mailbox(mesh: Mesh) -> None:
             pass
 
 
+async def _get_around_a_single_active_consumer(mesh: Mesh) -> None:
+    await mesh.mailbox("m", MailboxOptions(single_active=True)).get()
+
+
 async def _get_from_a_deleted_mailbox(mesh: Mesh) -> None:
     mailbox = mesh.mailbox("m")
     mailbox.delete()
@@ -213,6 +219,7 @@ REFUSED_RUNNING: Final[dict[str, Callable[[Mesh], Awaitable[None]]]] = {
     "basic.publish bad expiration string": _publish_with_a_bad_ttl,
     "basic.ack/nack/reject unknown or double tag": _settle_twice,
     "basic.consume on unknown queue": _consume_from_a_deleted_mailbox,
+    "basic.get on SAC queue": _get_around_a_single_active_consumer,
     "basic.get on unknown queue": _get_from_a_deleted_mailbox,
 }
 

@@ -1,6 +1,6 @@
 """Deferred messages against the table of the delayed-message plugins: those cases of `delayed_dedup_hash` that are about time.
 
-The other sections have no counterpart: see NOT_APPLICABLE.
+The other sections are run elsewhere, or have no counterpart: see ELSEWHERE.
 """
 
 from typing import Any, Final
@@ -14,10 +14,10 @@ from tests.core.making import Shop, bodies, numbers
 TABLE = load("delayed_dedup_hash")
 DELAYED = TABLE["delayed"]
 
-NOT_APPLICABLE: Final = {
+ELSEWHERE: Final = {
     "dedup": "there is no deduplication by header",
-    "consistent_hash": "there is no exchange type that hashes",
-    "modulus_hash": "there is no exchange type that hashes",
+    "consistent_hash": "run in test_hash.py",
+    "modulus_hash": "run in test_hash.py, as far as the consistent hash does what it does",
     "local_random": "there is no exchange type that chooses at random",
 }
 PARTS_NOT_APPLICABLE: Final = {
@@ -44,7 +44,7 @@ def _arrival(shop: Shop) -> list[Any]:
 
 def test_every_section_and_rule_is_accounted_for() -> None:
     """What is new in the table is run, or named here with the reason why not."""
-    assert TABLE.keys() == {"delayed", *NOT_APPLICABLE}
+    assert TABLE.keys() == {"delayed", *ELSEWHERE}
     assert DELAYED.keys() == {"cases", "rules", *PARTS_NOT_APPLICABLE}
     assert set(DELAYED["rules"]) == RULES.keys()
     assert all(callable(globals()[test]) for test in RULES.values())

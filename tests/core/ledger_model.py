@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from flowmesh.message import Death, DeathReason, Message
 from flowmesh.policies import MailboxOptions
 from tests.core.making import WALL_OFFSET
+from tests.core.reference import belongs
 
 State = Literal["arriving", "ready", "leased", "delayed", "ended"]
 REST: tuple[DeathReason, ...] = ("rejected", "failed", "delivery_limit", "malformed")
@@ -97,16 +98,23 @@ class Plan:
 
 
 class Model:
-    """All mailboxes. `routes`: the boxes that each exchange reaches; the default exchange routes by key."""
+    """All mailboxes. `routes`: the boxes that each exchange reaches; the default exchange routes by key.
+
+    The exchange "split" reaches one of `shares`, by the hash of the key and these weights.
+    """
 
     def __init__(self) -> None:
         self.boxes: dict[str, Box] = {}
         self.routes: dict[str, list[str]] = {}
+        self.shares: dict[str, int] = {}
         self.dead_letters = Box("mesh.dead_letters", MailboxOptions(capacity=2, overflow="drop_oldest"))
         self.places = 0
 
     def route(self, exchange: str, key: str) -> list[Box]:
         names = [key] if exchange == "" else self.routes.get(exchange, [])
+        weights = {f"mailbox {name}": weight for name, weight in self.shares.items() if not self.boxes[name].deleted}
+        if exchange == "split":
+            names = [belongs(key.encode(), weights).removeprefix("mailbox ")] if weights else []
         return [box for box in self.boxes.values() if box.name in names and not box.deleted]
 
     # Preparing

@@ -98,7 +98,7 @@ class Shop:
         self.now += seconds
         commits: list[Commit] = []
         while (timer := self.ledger.timers.pop_due(self.now, self.now + WALL_OFFSET)) is not None:
-            commits.append(self.commit(timer.action))
+            commits.append(self.commit(self.ledger.intent_of(timer)))
         return commits
 
 

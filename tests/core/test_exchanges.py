@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowmesh._core.exchanges import INDEXES, Exchange, HeadersIndex, Table
+from flowmesh._core.exchanges import Exchange, Table
+from flowmesh._core.indexes import INDEXES, HeadersIndex
 from flowmesh._core.mailbox import Mailbox
 from flowmesh.errors import InvalidBinding
 from flowmesh.policies import MailboxOptions
@@ -17,6 +18,7 @@ from tests.core.reference import meets
 
 A, B = (Mailbox(name, number, MailboxOptions()) for number, name in enumerate("ab", 1))
 TYPES = sorted(INDEXES)
+KEYS = {"hash": "3"}  # of a binding; any key does for the others
 
 
 class Colour(StrEnum):
@@ -74,12 +76,13 @@ def test_topic_matches_exact_keys_and_patterns() -> None:
 def test_the_same_binding_twice_is_one(type: str) -> None:
     """Binding again equally changes nothing; one unbind takes it away."""
     bindings = _table(type)
-    assert bindings.bind(A, "a.#", {"x": 1, "y": [1, {"z": None}]})
-    assert not bindings.bind(A, "a.#", {"y": [1, {"z": None}], "x": 1})
+    key = KEYS.get(type, "a.#")
+    assert bindings.bind(A, key, {"x": 1, "y": [1, {"z": None}]})
+    assert not bindings.bind(A, key, {"y": [1, {"z": None}], "x": 1})
     assert len(bindings.bindings()) == 1
-    assert bindings.unbind(A, "a.#", {"y": [1, {"z": None}], "x": 1})
+    assert bindings.unbind(A, key, {"y": [1, {"z": None}], "x": 1})
     assert bindings.is_empty
-    assert not bindings.unbind(A, "a.#", {"x": 1, "y": [1, {"z": None}]})
+    assert not bindings.unbind(A, key, {"x": 1, "y": [1, {"z": None}]})
     assert not bindings.match("a.b", {"x": 1, "y": [1, {"z": None}]})
 
 
@@ -89,12 +92,13 @@ def test_arguments_are_part_of_a_binding(type: str) -> None:
     bindings = _table(type)
     arguments: list[dict[str, Any] | None] = [None, {"n": None}, {"n": 1}, {"n": 1.0}, {"n": True}, {"n": "1"}, {"n": b"1"}]
     arguments += [{"n": [1]}, {"n": {"m": 1}}, {"m": 1}]
+    key = KEYS.get(type, "k")
     for each in arguments:
-        assert bindings.bind(A, "k", each)
+        assert bindings.bind(A, key, each)
     assert len(bindings.bindings()) == len(arguments)
     for each in arguments:
         assert A in bindings.match("k", each or {})
-        assert bindings.unbind(A, "k", each)
+        assert bindings.unbind(A, key, each)
     assert bindings.is_empty
     assert not bindings.match("k", {"n": 1})
 
@@ -103,9 +107,10 @@ def test_arguments_are_part_of_a_binding(type: str) -> None:
 def test_no_arguments_and_empty_arguments_are_the_same(type: str) -> None:
     """None and {} are the same arguments."""
     bindings = _table(type)
-    assert bindings.bind(A, "", None)
-    assert not bindings.bind(A, "", {})
-    assert bindings.unbind(A, "", {})
+    key = KEYS.get(type, "")
+    assert bindings.bind(A, key, None)
+    assert not bindings.bind(A, key, {})
+    assert bindings.unbind(A, key, {})
 
 
 @pytest.mark.parametrize(
@@ -143,7 +148,7 @@ def test_bindings_are_listed_in_the_order_of_their_declaration(type: str) -> Non
 def test_a_destination_goes_with_all_its_bindings(type: str) -> None:
     """`unbind_all` takes every binding of one destination, and no other's; `clear` takes all."""
     bindings = _table(type)
-    for key in ("k", "#", "a.*"):
+    for key in ("1", "2", "3") if type == "hash" else ("k", "#", "a.*"):
         bindings.bind(A, key, {"key": key})
         bindings.bind(B, key, {"key": key})
     assert bindings.unbind_all(A)

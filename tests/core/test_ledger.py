@@ -7,8 +7,10 @@ import pytest
 from flowmesh._core.commits import (
     Ack,
     Back,
+    Commit,
     Dead,
     Defer,
+    End,
     Gone,
     Publish,
     PublishDue,
@@ -409,6 +411,35 @@ def test_giving_up_a_settlement_leaves_the_copy_leased(shop: Shop) -> None:
     assert (numbers(mailbox), numbers(other), dead_bodies(shop)) == ({"entered": 3, "acked": 3}, {}, [])
 
 
+# Who listens
+
+
+def test_who_listens_is_told_of_each_commit_when_all_of_it_is_done(shop: Shop) -> None:
+    """One that is only prepared, or given up, is not told; one that expires on the way of a hand-out is."""
+    told: list[tuple[int, dict[str, int]]] = []
+    mailbox = shop.mailbox("m", ttl=1.0)
+    shop.ledger.on_applied = lambda commit: told.append((len(commit.changes), numbers(mailbox)))
+    shop.put(mailbox, 1)
+    shop.ledger.give_up(shop.prepare(Publish(shop.message(), (mailbox,))))
+    assert told == [(1, {"ready": 1, "entered": 1})]
+    shop.now += 1.0
+    assert shop.take(mailbox) is None
+    assert told[1:] == [(1, {"entered": 1, "expired": 1})]
+
+
+def test_who_listens_is_told_what_ends_because_a_commit_was_given_up(shop: Shop) -> None:
+    """A copy that was bound while its mailbox was deleted ends as purged, and that is told as well."""
+    told: list[Commit] = []
+    mailbox = shop.mailbox("m")
+    entry = shop.ask(mailbox)
+    commit = shop.prepare(Withdraw(mailbox, entry))
+    shop.router.delete_mailbox(mailbox)
+    shop.ledger.on_applied = told.append
+    shop.ledger.give_up(commit)
+    assert [caught_up.changes for caught_up in told] == [[End(mailbox, entry, "purged", State.READY)]]
+    assert numbers(mailbox) == {"entered": 1, "purged": 1}
+
+
 # Deferred messages and dead letters
 
 
@@ -416,7 +447,7 @@ def test_a_deferred_message_is_routed_with_the_bindings_of_then(shop: Shop) -> N
     """Its ttl starts and its timestamp is taken when it is due."""
     late = shop.mailbox("late")
     exchange = shop.router.declare_exchange("x", "fanout")
-    message = shop.message("deferred", exchange="x")
+    message = shop.message("deferred", exchange="x", ttl=2.0)
     commit = shop.commit(Defer(PublishDue(exchange, message, ttl=2.0), shop.now + 5.0))
     assert commit.timers == [timer.id for timer in shop.ledger.timers]
     shop.bind("x", late)
@@ -431,10 +462,22 @@ def test_a_deferred_message_that_nobody_takes_is_told(shop: Shop) -> None:
     """A deleted exchange, or one that routes nowhere, leaves a note."""
     exchange = shop.router.declare_exchange("x", "fanout")
     message = shop.message(exchange="x")
-    for _ in range(2):
-        (note,) = shop.commit(PublishDue(exchange, message)).notes
+    for target in (exchange, None):
+        (note,) = shop.commit(PublishDue(target, message)).notes
         assert (note.kind, note.place, note.message) == ("unroutable", "x", message)
-        shop.router.delete_exchange(exchange)
+
+
+def test_a_deferred_message_is_for_the_exchange_that_has_its_name_then(shop: Shop) -> None:
+    """One that was deleted and declared again takes it, with its new bindings; one that is gone leaves a note."""
+    late = shop.mailbox("late")
+    for delay in (1.0, 2.0):
+        shop.commit(Defer(PublishDue(shop.router.declare_exchange("x"), shop.message(exchange="x")), shop.now + delay))
+    shop.router.delete_exchange(shop.router.exchanges["x"])
+    assert [note.kind for commit in shop.pass_time(1.0) for note in commit.notes] == ["unroutable"]
+    shop.router.declare_exchange("x", "fanout")
+    shop.bind("x", late)
+    shop.pass_time(1.0)
+    assert late.ready == 1
 
 
 def test_replay_gives_fresh_attempts_and_keeps_the_history(shop: Shop) -> None:

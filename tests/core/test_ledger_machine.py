@@ -43,7 +43,8 @@ from tests.core.making import WALL_OFFSET, Asked
 NAMES = ("a", "b", "c")
 FOCUS = "focus"  # stands for one mailbox of the example, so that most steps meet there
 NAMED = st.sampled_from([*NAMES, FOCUS, FOCUS, FOCUS, FOCUS])
-WHERE = st.sampled_from(["all", "ring", "one", *NAMES, FOCUS, FOCUS, FOCUS, FOCUS, FOCUS, FOCUS])
+SPLIT = [f"split {key}" for key in ("k1", "k3", "k5")]
+WHERE = st.sampled_from(["all", "ring", "one", *SPLIT, *NAMES, FOCUS, FOCUS, FOCUS, FOCUS, FOCUS, FOCUS])
 VERDICTS = st.sampled_from(
     ["ack", "gone", "back", "failure", "handout", "later", "later failure", "later handout", "later handout", "dead"]
 )
@@ -71,7 +72,7 @@ def lane_of(message: Message) -> Any:
 @st.composite
 def options(draw: st.DrawFn, *, laned: bool) -> MailboxOptions:
     """Small and mean."""
-    dead_letter = draw(st.sampled_from([None, None, "", "ring", "one", "gone"]))
+    dead_letter = draw(st.sampled_from([None, None, "", "ring", "one", "split", "gone"]))
     return MailboxOptions(
         capacity=draw(st.integers(1, 3)),
         overflow=draw(st.sampled_from(["wait", "reject", "drop_oldest", "drop_newest"])),
@@ -110,6 +111,11 @@ class LedgerMachine(RuleBasedStateMachine):
             self.model.routes[exchange] = list(bound)
             for name in bound:
                 self.router.bind(source, self.router.mailboxes[name])
+        split = self.router.declare_exchange("split", "hash")
+        self.model.routes["split"] = list(NAMES)
+        self.model.shares = {"a": 1, "b": 1, "c": 2}
+        for name, weight in self.model.shares.items():
+            self.router.bind(split, self.router.mailboxes[name], str(weight))
         self.mailboxes = {**self.router.mailboxes, "mesh.dead_letters": self.ledger.dead_letters}
         self.boxes = {**self.model.boxes, "mesh.dead_letters": self.model.dead_letters}
 
@@ -134,6 +140,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def at(self, where: str) -> tuple[str, str]:
         """Return the exchange and the key."""
+        if where.startswith("split"):
+            return "split", where.removeprefix("split ")
         where = self.focus if where == FOCUS else where
         return ("", where) if where in NAMES else (where, "")
 
@@ -312,7 +320,7 @@ class LedgerMachine(RuleBasedStateMachine):
         copy.box.end(copy, "acked")
 
     @precondition(lambda self: self.leased())
-    @rule(data=st.data(), verdict=VERDICTS, reason=REASONS, output=st.sampled_from(["", FOCUS, "all"]), hold=HOLD)
+    @rule(data=st.data(), verdict=VERDICTS, reason=REASONS, output=st.sampled_from(["", FOCUS, "all", "split k3"]), hold=HOLD)
     def settle(self, data: st.DataObject, verdict: str, reason: DeathReason, output: str, hold: bool) -> None:
         """Every verdict, with or without outputs of the turn in the same commit."""
         self.end_turn(data.draw(st.sampled_from(self.leased())), verdict, reason, output, hold=hold)

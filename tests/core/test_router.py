@@ -1,5 +1,6 @@
 """The router: declaring, binding, deleting, and where a publish goes."""
 
+import json
 from typing import Any, cast
 
 import pytest
@@ -13,7 +14,7 @@ from flowmesh._core.router import ROUTES_CACHED, Router
 from flowmesh.errors import AccessRefused, InvalidBinding, NotFound, PreconditionFailed
 from flowmesh.message import Message
 from flowmesh.policies import MailboxOptions
-from tests.core.reference import fits, meets
+from tests.core.reference import belongs, fits, meets
 
 LONG = "ü" * 128  # 256 bytes
 
@@ -410,11 +411,11 @@ def test_nothing_is_cached_where_headers_have_a_say(way: str) -> None:
 EXCHANGES = ["x0", "x1", "x2", "x3"]
 MAILBOXES = ["m0", "m1", "m2"]
 KEYS = ["", "a", "a.b", "m0", "*"]
-HEADERS: list[dict[str, Any]] = [{}, {"h": 1}, {"h": True, "x-i": "1"}]
+HEADERS: list[dict[str, Any]] = [{}, {"h": 1}, {"h": True, "x-i": "1"}, {"h": "text"}]
 ends = st.one_of(
     st.tuples(st.just("exchange"), st.sampled_from(EXCHANGES)), st.tuples(st.just("mailbox"), st.sampled_from(MAILBOXES))
 )
-patterns = st.sampled_from([*KEYS, "#", "a.*", "*.b", "a.#", "#.b.#"])
+patterns = st.sampled_from([*KEYS, "#", "a.*", "*.b", "a.#", "#.b.#", "1", "3"])
 all_arguments = st.sampled_from(
     [(), (("h", 1),), (("h", None),), (("x-match", "any"), ("h", True)), (("x-match", "any-with-x"), ("x-i", "1"))]
 )
@@ -435,9 +436,19 @@ class Topologies(RuleBasedStateMachine):
         kind, name = end
         return self.router.find_exchange(name) if kind == "exchange" else self.router.find_mailbox(name)
 
+    def hashed(self, name: str, value: bytes) -> list[tuple[str, str]]:
+        """One of all that is bound, by the weight that was bound first."""
+        ends = dict(reversed([(" ".join(link[1]), link) for link in self.links if link[0] == name]))
+        return [ends[belongs(value, {end: int(link[2]) for end, link in ends.items()})][1]] if ends else []
+
     def own_matches(self, name: str, key: str, headers: dict[str, Any]) -> list[tuple[str, str]]:
         if name == "":
             return [("mailbox", key)] if key in self.mailboxes else []
+        if self.exchanges[name][0] == "hash":
+            return self.hashed(name, key.encode())
+        if self.exchanges[name][0] == "hash by h":
+            value = headers.get("h")
+            return self.hashed(name, value.encode() if isinstance(value, str) else json.dumps(value).encode())
         holds = {
             "direct": lambda link: link[2] == key,
             "fanout": lambda _link: True,
@@ -472,7 +483,7 @@ class Topologies(RuleBasedStateMachine):
             if name in self.exchanges:
                 ends = [link[1][1] for link in self.links if link[0] == name and link[1][0] == "exchange"]
                 reached += [end for end in [*ends, self.exchanges[name][1]] if end is not None and end not in reached]
-        return any(self.exchanges[name][0] == "headers" for name in reached if name in self.exchanges)
+        return any(self.exchanges[name][0] in ("headers", "hash by h") for name in reached if name in self.exchanges)
 
     @initialize()
     def begin_with_something(self) -> None:
@@ -482,17 +493,18 @@ class Topologies(RuleBasedStateMachine):
 
     @rule(
         name=st.sampled_from(EXCHANGES),
-        type=st.sampled_from(["direct", "fanout", "topic", "headers"]),
+        type=st.sampled_from(["direct", "fanout", "topic", "headers", "hash", "hash by h"]),
         alternate=st.sampled_from([None, "", *EXCHANGES]),
     )
     def declare_exchange(self, name: str, type: str, alternate: str | None) -> None:
+        real, arguments = ("hash", {"hash-header": "h"}) if type == "hash by h" else (type, None)
         if self.exchanges.get(name, (type, alternate)) == (type, alternate):
-            exchange = self.router.declare_exchange(name, type, alternate=alternate)
+            exchange = self.router.declare_exchange(name, real, alternate=alternate, arguments=arguments)
             assert exchange is self.router.find_exchange(name)
             self.exchanges[name] = (type, alternate)
         else:
             with pytest.raises(PreconditionFailed):
-                self.router.declare_exchange(name, type, alternate=alternate)
+                self.router.declare_exchange(name, real, alternate=alternate, arguments=arguments)
 
     @rule(name=st.sampled_from(MAILBOXES))
     def declare_mailbox(self, name: str) -> None:
@@ -507,6 +519,10 @@ class Topologies(RuleBasedStateMachine):
             return
         link = (source, end, key, arguments)
         is_new = not any(repr(link) == repr(other) for other in self.links)  # repr: 1 is not True
+        if self.exchanges[source][0].startswith("hash") and key not in ("1", "3"):
+            with pytest.raises(InvalidBinding):
+                self.router.bind(exchange, destination, key, dict(arguments))
+            return
         assert self.router.bind(exchange, destination, key, dict(reversed(arguments))) is is_new
         if is_new:
             self.links.append(link)

@@ -31,6 +31,12 @@ NASTY = [
     "back\\slash\\",
     "{{x}} [y] (z)",
     "\u2028\u202e",
+    "*.order.*",
+    "__init__ _x_",
+    "fa:fa-car https://a.b www.c.d e@f",
+    "1. list",
+    "- list",
+    "    code",
 ]
 
 
@@ -103,7 +109,13 @@ def test_dot() -> None:
 def test_json() -> None:
     """The JSON has what the value has, with the mailboxes' options."""
     read = json.loads(small().json())
-    assert read["exchanges"][2] == {"name": "orders", "type": "topic", "alternate": "lost", "internal": False}
+    assert read["exchanges"][2] == {
+        "name": "orders",
+        "type": "topic",
+        "alternate": "lost",
+        "internal": False,
+        "arguments": {},
+    }
     assert read["mailboxes"][0]["actors"] == ["first", "second"]
     assert read["mailboxes"][0]["options"]["dead_letter"] == "dead"
     assert read["mailboxes"][0]["options"]["capacity"] == 10_000
@@ -168,6 +180,32 @@ def test_foreign_names_stay_inside_their_labels(name: str) -> None:
 def test_any_name_stays_inside_its_label(name: str, value: str) -> None:
     """The same for any text that can be a name, and any text at all as a value."""
     _check_texts(awkward(name, value))
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("*.order.*", "#42;.order.#42;"),
+        ("snake_case.kebab-case", "snake_case.kebab-case"),
+        ("_private a_ __init__", "#95;private a#95; #95;#95;init#95;#95;"),
+        ("---", "#45;--"),
+        ("- item", "#45; item"),
+        ("+ item", "#43; item"),
+        ("12. item", "#49;2. item"),
+        ("12) item", "#49;2) item"),
+        ("12.5", "#49;2.5"),
+        ("1 and 2.", "1 and 2."),
+        ("    code", "#32;   code"),
+        ("https://a.b", "https#58;//a.b"),
+        ("www.a.b", "www#46;a.b"),
+        ("a@b.c", "a#64;b.c"),
+        ("fa:fa-car", "fa#58;fa-car"),
+        ("`code`", "#96;code#96;"),
+    ],
+)
+def test_mermaid_reads_no_markdown(name: str, text: str) -> None:
+    """Mermaid reads labels as Markdown, in quotes too, and draws icons and links: names get neither."""
+    assert f'(["{text}"])' in awkward(name, 1).mermaid()
 
 
 def test_escapes() -> None:

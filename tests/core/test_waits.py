@@ -1,85 +1,125 @@
-"""The ring that one more wait would close."""
+"""The ring that one more wait would close, against playing the waits out."""
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowmesh._core.waits import closed_ring
+from flowmesh._core.waits import Needs, closed_ring
 
-Graph = Mapping[str, Collection[str]]
+Graph = Mapping[int, Needs[int] | None]
 
 
-def _ring(actor: str, mailbox: str, feeds: Graph, holds: Graph) -> list[str] | None:
-    """`feeds`: the actors that each mailbox feeds; `holds`: the mailboxes that each held actor waits for."""
-    return closed_ring(actor, mailbox, consumers_of=lambda box: feeds.get(box, ()), held_by=lambda held: holds.get(held, ()))
+def every(*nodes: int) -> Needs[int]:
+    """It goes on when all of these have."""
+    return Needs(nodes, every=True)
+
+
+def one_of(*nodes: int) -> Needs[int]:
+    """It goes on when one of these has."""
+    return Needs(nodes, every=False)
+
+
+def _ring(graph: Graph, start: int = 0) -> list[int] | None:
+    return closed_ring(start, graph.get)
 
 
 @pytest.mark.parametrize(
-    "feeds, holds, ring",
+    "graph, ring",
     [
-        ({"A": ["a"]}, {}, ["a"]),
-        ({"B": ["b"]}, {}, None),
-        ({"A": ["a"], "B": ["b"]}, {"b": ["A"]}, ["a", "b"]),
-        ({"A": ["a"], "B": ["b"], "C": ["c"]}, {"b": ["C"], "c": ["A"]}, ["a", "b", "c"]),
-        ({"B": ["b"], "C": ["c"]}, {"b": ["C"]}, None),
-        ({"A": ["a", "free"], "B": ["b"]}, {"b": ["A"]}, None),
-        ({"A": ["a"], "B": ["b", "free"]}, {"b": ["A"]}, None),
-        ({"A": ["a"], "B": ["b"], "C": ["c"]}, {"b": ["C", "A"]}, ["a", "b"]),
-        ({"A": ["a", "d"], "B": ["b"], "D": ["d"]}, {"b": ["A"], "d": ["B"]}, ["a", "b"]),
-        ({"A": ["d", "a"], "B": ["b"]}, {"b": ["A"], "d": ["B"]}, ["a", "b"]),
-        ({}, {}, None),
+        ({0: None}, None),
+        ({0: every(0)}, [0]),
+        ({0: every(1)}, None),
+        ({0: every(1), 1: every(0)}, [0, 1]),
+        ({0: every(1), 1: every(2), 2: every(0)}, [0, 1, 2]),
+        ({0: every(1), 1: one_of(0, 2)}, None),
+        ({0: every(1), 1: one_of(0, 2), 2: every(1)}, [0, 1]),
+        ({0: every(1), 1: every(2, 0)}, [0, 1]),
+        ({0: every(1, 2), 2: every(0)}, [0, 2]),
+        ({0: one_of(1, 2), 2: every(0)}, None),
+        ({0: every(1), 1: every(2), 2: every(1)}, None),
+        ({0: every(1), 1: one_of(2), 2: one_of(1, 0)}, [0, 1, 2]),
+        ({0: every(1), 1: every()}, None),
+        ({0: every(1), 1: one_of(3, 2), 2: every(0), 3: every(4), 4: every(3)}, [0, 1, 2]),
     ],
 )
-def test_the_ring_is_named_from_the_actor_on(feeds: Graph, holds: Graph, ring: list[str] | None) -> None:
-    """Actor a is about to wait for room in B (in A when only A feeds anybody); a free consumer anywhere breaks the ring."""
-    assert _ring("a", "B" if "B" in feeds or not feeds else "A", feeds, holds) == ring
+def test_the_ring_is_named_from_the_start_on(graph: Graph, ring: list[int] | None) -> None:
+    """A shortest one; a way out breaks it, and a ring that the start only leads to is not its own."""
+    assert _ring(graph) == ring
 
 
-ACTORS, BOXES = "abcd", "ABCD"
+NODES = range(7)
 
 
 @st.composite
-def _graphs(draw: st.DrawFn) -> tuple[Graph, Graph]:
-    """Holds that were taken one after another, none of which closed a ring."""
-    feeds: Graph = {box: draw(st.lists(st.sampled_from(ACTORS), unique=True, max_size=3)) for box in BOXES}
-    holds: dict[str, list[str]] = {actor: [] for actor in ACTORS}
-    for actor, box in draw(st.lists(st.tuples(st.sampled_from(ACTORS), st.sampled_from(BOXES)), max_size=8)):
-        if box not in holds[actor] and not _is_stuck(actor, box, feeds, holds):
-            holds[actor].append(box)
-    return feeds, dict(holds)
+def _graphs(draw: st.DrawFn) -> Graph:
+    needs = st.builds(
+        lambda nodes, every: Needs(tuple(nodes), every=every), st.lists(st.sampled_from(NODES), max_size=4), st.booleans()
+    )
+    return {node: draw(st.none() | needs) for node in NODES}
 
 
-def _is_stuck(actor: str, mailbox: str, feeds: Graph, holds: Graph) -> bool:
-    """Play it: whoever is not held empties the mailboxes it feeds from, until nothing changes."""
-    full = {box for boxes in holds.values() for box in boxes} | {mailbox}
+def _stuck(graph: Graph) -> set[int]:
+    """Play it: whoever has what it needs goes on, until nothing changes."""
+    going: set[int] = set()
     while True:
-        waiting = {held for held in ACTORS if any(box in full for box in holds[held])}
-        waiting |= {actor} if mailbox in full else set()
-        emptied = {box for box in full if not feeds[box] or any(consumer not in waiting for consumer in feeds[box])}
-        if not emptied:
-            return mailbox in full
-        full -= emptied
+        more = {
+            node
+            for node, need in graph.items()
+            if need is None or (all if need.every else any)(one in going for one in need.nodes)
+        }
+        if more == going:
+            return set(NODES) - going
+        going = more
 
 
-@given(_graphs(), st.sampled_from(ACTORS), st.sampled_from(BOXES))
-def test_a_ring_is_found_exactly_when_nobody_could_go_on(graphs: tuple[Graph, Graph], actor: str, mailbox: str) -> None:
-    """Against playing it out; and each of the ring waits for a mailbox that feeds the next."""
-    feeds, holds = graphs
-    ring = _ring(actor, mailbox, feeds, holds)
-    assert (ring is not None) == _is_stuck(actor, mailbox, feeds, holds)
+def _reached(graph: Graph, stuck: set[int], start: int) -> set[int]:
+    """Return what `start` leads to through stuck nodes, by squaring."""
+    edges = {(node, one) for node in stuck for one in getattr(graph[node], "nodes", ()) if one in stuck}
+    while True:
+        more = edges | {(one, four) for one, two in edges for three, four in edges if two == three}
+        if more == edges:
+            return {two for one, two in edges if one == start}
+        edges = more
+
+
+@given(_graphs())
+def test_a_ring_is_found_exactly_when_its_start_never_goes_on_and_waits_for_itself(graph: Graph) -> None:
+    """Against playing it out; and each of the ring is stuck and needs the next."""
+    stuck = _stuck(graph)
+    ring = _ring(graph)
+    assert (ring is not None) == (0 in _reached(graph, stuck, 0))
     if ring is not None:
-        assert ring[0] == actor
+        assert ring[0] == 0
         assert len(set(ring)) == len(ring)
-        for held, following in itertools.pairwise([*ring, actor]):
-            boxes = {*holds[held], mailbox} if held == actor else holds[held]
-            assert any(following in feeds[box] for box in boxes)
+        assert set(ring) <= stuck
+        for node, following in itertools.pairwise([*ring, 0]):
+            need = graph[node]
+            assert need is not None
+            assert following in need.nodes
 
 
 def test_a_long_ring_is_found_in_linear_time() -> None:
-    """A ring of 100,000 actors is found without recursion, and without a look at all others for each."""
-    count = 100_000
-    ring = closed_ring(0, 1, consumers_of=lambda box: (box,), held_by=lambda held: ((held + 1) % count,) if held else ())
-    assert ring == list(range(count))
+    """A ring of 100,000 is found without recursion, and each of it is looked at once."""
+    count, looks = 100_000, list[int]()
+
+    def needs(node: int) -> Needs[int]:
+        looks.append(node)
+        return every((node + 1) % count)
+
+    assert closed_ring(0, needs) == list(range(count))
+    assert sorted(looks) == list(range(count))
+
+
+def test_a_way_out_is_found_without_a_look_at_everybody() -> None:
+    """A thousand slots that all wait for something that goes on: the last of them is enough."""
+    looks: list[int] = []
+
+    def needs(node: int) -> Needs[int] | None:
+        looks.append(node)
+        return {0: every(1), 1: one_of(*range(3, 1003)), 2: None}.get(node, every(2))
+
+    assert closed_ring(0, needs) is None
+    assert len(looks) == 4
