@@ -3,27 +3,35 @@
 Where things are:
 
     mesh         Mesh: declare, start, drain
-    message      Message, Receipt, Death
-    policies     MailboxOptions, Retry
+    message      Message, Receipt, Death, Fire, Request
+    policies     MailboxOptions, Retry, Restart, Rate, Limit, Breaker, Once, Autoscale, Batch, Debounce
     errors       every error raised on purpose, and the verdicts Reject and RetryAfter
-    ports        Clock
+    ports        Clock, Observer
     testing      virtual time, the cancellation sweep
     cli          the `flowmesh` command
     _core        synchronous: routing, mailboxes, commits, timers
     _runtime     asynchronous: workers, turns, senders, drain
 """
 
-from flowmesh._core.mailbox import MailboxStatistics
+from flowmesh._core.gates import GateStatistics
+from flowmesh._core.numbers import MailboxStatistics
 from flowmesh._core.topology import Topology
 from flowmesh._runtime.actor import Actor
+from flowmesh._runtime.batch_turns import BatchItem, BatchTurn
+from flowmesh._runtime.class_actor import ClassActor
+from flowmesh._runtime.classes import on
+from flowmesh._runtime.consuming import Deliveries
 from flowmesh._runtime.context import ActorContext, Context
 from flowmesh._runtime.deadletters import DeadLetters
+from flowmesh._runtime.delivery import Delivery
 from flowmesh._runtime.drain import DrainReport
 from flowmesh._runtime.exchange import Binding, Exchange
+from flowmesh._runtime.groups import Group
 from flowmesh._runtime.mailbox import Mailbox
-from flowmesh._runtime.pulling import Deliveries, Delivery
+from flowmesh._runtime.middleware import CallNext, Middleware
 from flowmesh._runtime.scheduling import Schedule
-from flowmesh._runtime.statistics import ActorStatistics, Statistics
+from flowmesh._runtime.statistics import ActorStatistics, ScheduleStatistics, Statistics
+from flowmesh._runtime.timers import Timer, Timers
 from flowmesh.errors import (
     AccessRefused,
     ActorError,
@@ -44,15 +52,16 @@ from flowmesh.errors import (
     NotRunning,
     PreconditionFailed,
     Reject,
+    RestartLimitReached,
     RetryAfter,
     TopologyError,
     Unroutable,
     WrongBody,
 )
-from flowmesh.mesh import Mesh
-from flowmesh.message import Death, Message, Receipt
-from flowmesh.policies import MailboxOptions, Retry
-from flowmesh.ports import Clock
+from flowmesh.mesh import Mesh, Part
+from flowmesh.message import Death, Fire, Message, Receipt, Request
+from flowmesh.policies import Autoscale, Batch, Breaker, Debounce, Limit, MailboxOptions, Once, Rate, Restart, Retry
+from flowmesh.ports import Clock, CommitSummary, Observer, TracingStatistics
 
 __version__ = "0.1.0"
 
@@ -65,20 +74,33 @@ __all__ = [
     "ActorStatistics",
     "ActorStopped",
     "AlreadySettled",
+    "Autoscale",
+    "Batch",
+    "BatchItem",
+    "BatchTurn",
     "Binding",
+    "Breaker",
+    "CallNext",
+    "ClassActor",
     "Clock",
+    "CommitSummary",
     "Context",
     "DeadLetters",
     "DeadlockError",
     "Death",
+    "Debounce",
     "Deliveries",
     "Delivery",
     "DeliveryError",
     "DrainReport",
     "Exchange",
+    "Fire",
     "FlowmeshError",
+    "GateStatistics",
+    "Group",
     "InvalidBinding",
     "InvalidHandler",
+    "Limit",
     "Mailbox",
     "MailboxFull",
     "MailboxOptions",
@@ -88,19 +110,32 @@ __all__ = [
     "MeshError",
     "MeshStopped",
     "Message",
+    "Middleware",
     "NoReply",
     "NotFound",
     "NotRunning",
+    "Observer",
+    "Once",
+    "Part",
     "PreconditionFailed",
+    "Rate",
     "Receipt",
     "Reject",
+    "Request",
+    "Restart",
+    "RestartLimitReached",
     "Retry",
     "RetryAfter",
     "Schedule",
+    "ScheduleStatistics",
     "Statistics",
+    "Timer",
+    "Timers",
     "Topology",
     "TopologyError",
+    "TracingStatistics",
     "Unroutable",
     "WrongBody",
     "__version__",
+    "on",
 ]

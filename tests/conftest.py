@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Flowmesh's own plugin: named here too, so that the tests of a checkout find it when the checkout is not installed.
+pytest_plugins = ["flowmesh.testing.plugin", "pytester"]
+
 HERE = Path(__file__).parent
 FIRST = ("core", "conformance")  # Synchronous and quick: what they find explains what the others would find.
 IN_CI = bool(os.environ.get("CI"))

@@ -45,7 +45,7 @@ def members_of(kind: type[Any]) -> Iterator[tuple[str, object]]:
 
 def test_all_names_are_there_and_in_order() -> None:
     """`__all__` is sorted, names each thing once, and everything that it names exists."""
-    assert flowmesh.__all__ == sorted(set(flowmesh.__all__), key=lambda name: (name.startswith("_"), name))
+    assert flowmesh.__all__ == sorted(set(flowmesh.__all__))
     assert [name for name in flowmesh.__all__ if not hasattr(flowmesh, name)] == []
 
 
@@ -96,10 +96,11 @@ def test_class_and_its_members_have_docstrings(name: str) -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_at_most_two_positional_arguments(name: str) -> None:
-    """Public calls take at most two arguments by position; whatever else there is has a name."""
+    """Public calls take at most two arguments by position, but for `ctx.timer(name, delay, message)`; others have names."""
     for place, member in members_of(getattr(flowmesh, name)):
         if isinstance(member, property) or not callable(member):
             continue
         parameters = list(inspect.signature(member).parameters.values())[1:]
         positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        assert len(positional) <= 2, f"{place} takes {positional}"
+        most = 3 if place.endswith("Context.timer") else 2
+        assert len(positional) <= most, f"{place} takes {positional}"

@@ -3,8 +3,9 @@
 `tell` and `ask` try the fast path themselves, as `Exchange.publish` does; everything unusual goes to `Sending`.
 """
 
+import inspect
 from collections import deque
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from threading import get_ident
 from typing import Any, Generic, TypeVar, Unpack, overload
 
@@ -16,8 +17,10 @@ from flowmesh._runtime.asking import Ask
 from flowmesh._runtime.cell import Cell
 from flowmesh._runtime.composing import OutputOptions, compose, origin_of
 from flowmesh._runtime.engine import Engine
+from flowmesh._runtime.exchange import Home
+from flowmesh._runtime.ground import Ground
 from flowmesh._runtime.mailbox import Mailbox
-from flowmesh._runtime.worker import current_worker
+from flowmesh._runtime.worker import carries_trace, current_worker
 from flowmesh.errors import ActorStopped, WrongBody
 from flowmesh.message import PLAIN, Message, Properties, Receipt
 
@@ -38,14 +41,24 @@ class Actor(Generic[Body, Reply]):
     `Body` is the type of the messages that it takes (None: no body), `Reply` what its handler returns.
     """
 
-    __slots__ = ("_accepts", "_box", "_engine", "_ground", "cell")
+    __slots__ = ("_accepts", "_box", "_engine", "_ground", "cell", "home")
 
-    def __init__(self, engine: Engine, cell: Cell) -> None:
+    _accepts: Any
+    _box: CoreMailbox
+    _engine: Engine
+    _ground: Ground
+    cell: Cell
+
+    def __init__(self, home: Home | None = None) -> None:
+        self.home = home
+
+    def attach(self, engine: Engine, cell: Cell) -> None:
+        """Stand for this actor from now on: it has been declared in a mesh, or its part has been added to one."""
         self._engine = engine
         self._ground = engine.ground
         self._box = cell.box
         self.cell = cell
-        self._accepts: Any = _Unresolved
+        self._accepts = _Unresolved
 
     def __repr__(self) -> str:
         return f"<Actor {self.name!r} on mailbox {self._box.name!r}>"
@@ -58,7 +71,12 @@ class Actor(Generic[Body, Reply]):
     @property
     def mailbox(self) -> Mailbox:
         """Its mailbox."""
-        return Mailbox(self._engine, self._box)
+        return Mailbox.of(self._engine, self._box)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that it is in."""
+        return self._engine
 
     @property
     def endpoint(self) -> CoreMailbox:
@@ -66,8 +84,9 @@ class Actor(Generic[Body, Reply]):
         return self._box
 
     def __call__(self, *args: Any, **kwargs: Any) -> Awaitable[Reply]:
-        """Call the handler itself, for unit tests: no mailbox, no policy; a plain `def` handler returns its result."""
-        return self.cell.handler.function(*args, **kwargs)
+        """Call the handler itself, for unit tests: no mailbox, no policy. A plain `def` handler runs here, not in a thread."""
+        function = self.cell.handler.function
+        return function(*args, **kwargs) if self.cell.handler.is_async else _call(function, *args, **kwargs)
 
     def check_body(self, body: Body) -> None:
         """Check a body against the handler's type, shallowly.
@@ -104,6 +123,7 @@ class Actor(Generic[Body, Reply]):
         Raises:
             WrongBody: the handler does not take this type.
             MailboxFull: the mailbox is full and its policy is `reject`.
+            DeadlockError: told in a turn, it would wait for room that only that turn can make.
             NotRunning, MeshStopped: the mesh takes no messages now.
             ValueError, TypeError: an option is out of its range, or unknown.
         """
@@ -112,6 +132,10 @@ class Actor(Generic[Body, Reply]):
             self.check_body(body)
         box = self._box
         if options or get_ident() != ground.thread:
+            if len(options) == 1 and "delay" in options:
+                receipt = self._engine.sending.defer_plain(ground.router.default_exchange, body, box.name, options["delay"])
+                if receipt is not None:
+                    return receipt
             return await self._tell(body, options)
         now = ground.now()
         if ground.budget <= 0 or now >= ground.turn_ends:
@@ -121,6 +145,9 @@ class Actor(Generic[Body, Reply]):
         parent = None if worker is None else worker.message
         fresh = box.fresh
         if len(fresh) >= box.limit or (parent is not None and parent.properties is not PLAIN):
+            return await self._tell(body, options)
+        sender = ground.sender
+        if sender is not None and (sender() if parent is None else carries_trace(sender, worker, box)):
             return await self._tell(body, options)
         ground.budget -= 1
         serial = next(ground.serials)
@@ -190,6 +217,7 @@ class Actor(Generic[Body, Reply]):
             NoReply: the message was expired, dropped, purged or rejected.
             ActorStopped, MeshStopped: the actor or the mesh stopped first.
             ActorFailed: the handler was cancelled by something inside it.
+            DeadlockError: asked in a turn, it would wait for itself; nothing has been sent.
             WrongBody, MailboxFull, NotRunning, ValueError: as `tell`.
         """
         ground, engine, box = self._ground, self._engine, self._box
@@ -210,13 +238,18 @@ class Actor(Generic[Body, Reply]):
         if inherited is not None and (deadline is None or inherited < deadline):
             deadline, timeout = inherited, max(0.0, inherited - now)
             is_inherited = True
-        if options or parent is not None:
-            message = self._message(body, options, parent, deadline, now)
+        sender = ground.sender
+        is_traced = sender is not None and (bool(sender()) if parent is None else carries_trace(sender, worker, box))
+        if options or parent is not None or is_traced:
+            message = self._message(body, options, parent, deadline, now, is_traced)
         else:
             properties = PLAIN if deadline is None else Properties(deadline=deadline)
             wall = now + ground.wall_offset
             message = Message(ground.prefix, next(ground.serials), body, "", box.name, wall, None, properties)
         ask = Ask(message, now, parking=ground.parking)
+        wait = None
+        if worker is not None or engine.keepers.running:
+            wait = engine.waits.ask(ask, box)
         if is_inherited and deadline is not None:
             engine.asks.limit_alone(ask, deadline)
         elif timeout is not None and deadline is not None:
@@ -237,6 +270,8 @@ class Actor(Generic[Body, Reply]):
             while ask.is_open and not ask.timed_out:
                 await ground.parking.park(ask)
         finally:
+            if wait is not None:
+                engine.waits.end(wait)
             if timeout is not None:
                 engine.asks.lift(ask, timeout)
             if ask.is_open:
@@ -250,10 +285,10 @@ class Actor(Generic[Body, Reply]):
         return ask.value
 
     def _message(
-        self, body: Any, options: Mapping[str, Any], parent: Message | None, deadline: float | None, now: float
+        self, body: Any, options: Mapping[str, Any], parent: Message | None, deadline: float | None, now: float, is_traced: bool
     ) -> Message:
         ground = self._ground
-        if not options and (parent is None or parent.properties.correlation_id is None):
+        if not (options or is_traced) and (parent is None or parent.properties.correlation_id is None):
             return Message(
                 ground.prefix,
                 next(ground.serials),
@@ -277,7 +312,7 @@ class Actor(Generic[Body, Reply]):
             ask.message = message  # Its ttl counts from entering, not from when it began to wait.
             return ask
 
-        waiting = self.cell.waiting_asks
+        waiting = self.cell.asks_waiting()
         waiting.add(ask)
         try:
             with anyio.CancelScope() as ask.waiting_for_room:
@@ -292,12 +327,14 @@ class Actor(Generic[Body, Reply]):
 
     def pause(self) -> None:
         """Hand it nothing more until `resume`; what runs goes on. Idempotent."""
+        self._ground.check_declared(self)
         self.cell.paused = True
         self.cell.reopen()
         self._ground.look_idle()
 
     def resume(self) -> None:
         """Hand it messages again. Idempotent."""
+        self._ground.check_declared(self)
         self.cell.paused = False
         self._engine.scheduler.open(self.cell)
 
@@ -308,9 +345,16 @@ class Actor(Generic[Body, Reply]):
         Cancellation: it is stopped all the same.
 
         Raises:
-            DeadlockError: called from one of its own turns.
+            DeadlockError: called from one of its own turns, or from a turn that one of them waits for.
+            NotRunning: it belongs to a part that has not been added to a mesh.
         """
-        await self._engine.stop_cell(self.cell)
+        self._ground.check_declared(self)
+        await self._engine.residents.stop_cell(self.cell)
+
+
+async def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    result = function(*args, **kwargs)
+    return await result if inspect.isawaitable(result) else result
 
 
 def _short(body: Any) -> str:

@@ -23,6 +23,7 @@ class Ask(Entry, eq=False):
 
     `worker`: whose handler can be cancelled while it runs. `is_open`: no answer yet. `error`: what the asker gets raised.
     `waiting_for_room`: the scope in which the asker stands in the mailbox's line, if it does. `timer`: of its own deadline.
+    `wait`: what others see of it, if the asker is one whom others could wait for (see waiting.py).
     """
 
     parking: Any = None
@@ -34,6 +35,7 @@ class Ask(Entry, eq=False):
     worker: Worker | None = None
     timer: Timer | None = None
     waiting_for_room: Any = None
+    wait: Any = None
 
     asked: ClassVar[bool] = True
     abort = Waiter.abort
@@ -50,6 +52,11 @@ class Ask(Entry, eq=False):
                 message=self.message,
             )
         )
+
+    def set_aside(self) -> None:
+        """Let it be looked at whether its lane is held by one that waits for it."""
+        if self.wait is not None:
+            self.wait.look_again()
 
     def answer(self, value: Any) -> None:
         """Give the asker its reply."""

@@ -1,24 +1,36 @@
 """An actor as the scheduler sees it: a mailbox, a handler, slots, and why it may not run just now.
 
 States: resting (nothing to look at; its mailbox is armed and will tell), listed (in the ready queue), running (`running`
-of `slots` workers are at it; it can be listed at the same time), closed (paused, stopped, or held until mailboxes that its
-turns overfilled have room again).  Never listed twice.
+of `slots` workers are at it; it can be listed at the same time), closed (paused, stopped, without its instance, on standby
+behind the active one of its mailbox, or held until mailboxes that its turns overfilled have room again).  Never listed twice.
 """
 
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, Protocol, cast
 
 import anyio
 
 from flowmesh._core.entry import Entry
+from flowmesh._core.gates import Gates
 from flowmesh._core.mailbox import Mailbox
+from flowmesh._runtime.classes import ClassHandler
+from flowmesh._runtime.gathering import Gathering
 from flowmesh._runtime.handler import Handler
 from flowmesh._runtime.parking import Waiter
+from flowmesh._runtime.signature import check_provided
 from flowmesh.errors import InvalidHandler
-from flowmesh.policies import Retry
+from flowmesh.message import Message
+from flowmesh.policies import Autoscale, Batch, Debounce, Gate, Restart, Retry
 
 __all__ = ["Cell", "Pool"]
+
+
+_NOBODY: Final = cast("set[Any]", frozenset())
+_NO_WATCHERS: Final = cast("dict[object, Callable[[], None]]", MappingProxyType({}))
+_NO_PROGRESS: Final = cast("dict[str, tuple[float, float | None]]", MappingProxyType({}))
+"""What an actor has until it needs more: most never do, and an empty set weighs as much as the rest of it."""
 
 
 class Pool(Protocol):
@@ -31,6 +43,43 @@ class Pool(Protocol):
         ...
 
 
+class Keeping(Protocol):
+    """The keeper of a class actor's instance. `task`: its own, once it runs."""
+
+    task: Any
+
+    @property
+    def has_entered(self) -> bool:
+        """It has entered the instance's lifespan."""
+        ...
+
+    async def leave(self) -> None:
+        """Let it leave the instance's lifespan, once its handlers have ended, and wait for that."""
+        ...
+
+
+class Scaling(Protocol):
+    """What lets the width of an actor follow its load. `changes`: how often it has changed in this run of the mesh."""
+
+    changes: int
+
+    def wake(self) -> None:
+        """Take the news that there may be something to handle."""
+        ...
+
+    def reset(self) -> None:
+        """Begin anew: a run of the mesh starts."""
+        ...
+
+
+class Incarnate(Protocol):
+    """What dies with an incarnation."""
+
+    def clear(self) -> None:
+        """Let it die."""
+        ...
+
+
 class _Front:
     """What a message touches on its way, side by side in memory (see mailbox.py)."""
 
@@ -39,10 +88,10 @@ class _Front:
         "box",
         "closed",
         "function",
-        "is_async",
         "is_plain",
-        "lane_of",
+        "leaves_with_asker",
         "listed",
+        "needs_ledger",
         "pool",
         "running",
         "slots",
@@ -52,62 +101,111 @@ class _Front:
 class Cell(_Front):
     """One actor's place in the scheduler. `closed` is derived: call `reopen` after changing what it depends on.
 
-    `function` and `accepts` are the handler's own. `is_plain`: the handler is awaited with the body and nothing else.
-    `is_stepped`: it changes its context variables, so each message runs in a fresh copy. `lane_of`: gives a copy's lane, or
-    None.
+    `function` and `accepts` are the handler's own, with the provided things given to it. `is_ready`: a class actor's instance
+    is there; `keeper`: of it, if it needs one. `leaves_with_asker`: cancelled when its asker leaves. `is_plain`: the handler
+    is awaited with the body and nothing else. `is_stepped`: it changes its context variables, so each message runs in a
+    fresh copy. `lane_of`: gives a copy's lane, or None; `gates`: what may hold a copy back, or None; `gathering`: lets messages
+    wait for others, or None; `needs_ledger`: it has one of the three. `width`: handlers at once; `slots` are one more where a
+    gate has to look while all run, and keeps the width. `autoscale`: how the width follows the load; `scaler`: what sees to
+    that. `middleware`: its own layers; `chain`: all of them, the mesh's too, as one call, or None. `observed`: hand-outs are
+    told to observers. `declared_as`: the handle that its declaration is known by. `needs_context`: a turn has a Context,
+    whether or not the handler takes it. `restart`: a class actor's policy, `restarts`: how often that made its instance anew.
+    `is_kept`: it needs a keeper; `judge` is told then when a handler has failed. `reminders`: the timers of its incarnation,
+    once it has set one. `watchers`: what is to be done when it has been stopped, by whoever wants it.
     """
 
     __slots__ = (
-        "by",
-        "failed",
+        "__dict__",
+        "call",
+        "chain",
+        "declared_as",
         "handler",
-        "held_by",
-        "is_stepped",
-        "limiter",
+        "is_ready",
         "name",
-        "paused",
-        "progress",
-        "retried",
-        "retry",
-        "stopped",
-        "stopping",
-        "timeout",
-        "waiting_asks",
+        "needs_context",
+        "observed",
+        "things",
+        "width",
     )
+
+    # What most actors never have stands here: one that has it gets a dict for it, and the others weigh 200 bytes less.
+    autoscale: Autoscale | None = None
+    by: Callable[[Any], Any] | None = None
+    failed: int = 0
+    gates: Gates | None = None
+    gathering: Gathering | None = None
+    held_by: set[Mailbox] = _NOBODY
+    is_kept: bool = False
+    is_stepped: bool = False
+    judge: "Callable[[Cell, BaseException, Message], None] | None" = None
+    keeper: Keeping | None = None
+    lane_of: Callable[[Entry], Any] | None = None
+    limiter: anyio.CapacityLimiter | None = None
+    middleware: tuple[Callable[[Any, Any], Awaitable[object]], ...] = ()
+    paused: bool = False
+    progress: dict[str, tuple[float, float | None]] = _NO_PROGRESS
+    reminders: Incarnate | None = None
+    restart: Restart | None = None
+    restarts: int = 0
+    retried: int = 0
+    retry: Retry | None = None
+    scaler: Scaling | None = None
+    standby: bool = False
+    stopped: bool = False
+    stopping: Sequence[Waiter] = ()
+    timeout: float | None = None
+    waiting_asks: set[Any] = _NOBODY
+    watchers: dict[object, Callable[[], None]] = _NO_WATCHERS
 
     def __init__(
         self,
         name: str,
         box: Mailbox,
-        handler: Handler,
+        handler: Handler | ClassHandler,
         *,
-        slots: int,
+        slots: int | Autoscale,
         retry: Retry | None,
         timeout: float | None,
         by: Callable[[Any], Any] | None,
+        middleware: tuple[Callable[[Any, Any], Awaitable[object]], ...] = (),
+        gates: tuple[Gate, ...] = (),
+        gather: Batch | Debounce | None = None,
+        restart: Restart | None = None,
     ) -> None:
         self.name = name
         self.box = box
         self.handler = handler
-        self.slots = slots
-        self.retry = retry
-        self.timeout = timeout
-        self.by = by
-        self.lane_of: Callable[[Entry], Any] | None = None if by is None else self._lane_of
-        self.running = 0
-        self.listed = False
-        self.paused = False
-        self.stopped = False
-        self.held_by: set[Mailbox] = set()
+        self.declared_as: object = None
+        self.chain: Callable[[Any, Callable[[], Awaitable[Any]]], Coroutine[Any, Any, Any]] | None = None
+        self.observed = self.needs_context = self.is_plain = self.listed = False
         self.closed = True
-        self.is_stepped = False
-        self.is_plain = False
-        self.limiter: anyio.CapacityLimiter | None = None
-        self.stopping: list[Waiter] = []
-        self.waiting_asks: set[Any] = set()
-        self.progress: dict[str, tuple[float, float | None]] = {}
-        self.failed = self.retried = 0
+        self.running = 0
         self.pool: Pool | None = None
+        self.call: Callable[..., Any] | None = None
+        self.things: Mapping[Any, Any] | None = None
+        self.is_ready = not isinstance(handler, ClassHandler)
+        self.width = slots.min if isinstance(slots, Autoscale) else slots
+        if isinstance(slots, Autoscale):
+            self.autoscale = slots
+        if retry is not None:
+            self.retry = retry
+        if timeout is not None:
+            self.timeout = timeout
+        if middleware:
+            self.middleware = middleware
+        if restart is not None:
+            self.restart = restart
+        if isinstance(handler, ClassHandler) and (handler.hooks is not None or restart is not None):
+            self.is_kept = True
+        if gates:
+            self.gates = Gates(gates, body_of=self.body_of, slots=self.width)
+        if by is not None:
+            self.by, self.lane_of = by, self._lane_of
+        if gather is not None:
+            self.gathering = Gathering(self, gather)
+            self.lane_of = self.gathering.lane_of
+        self.slots = self._slots_of(self.width)
+        self.needs_ledger = by is not None or bool(gates) or gather is not None
         self.settle_call()
 
     def __call__(self) -> None:
@@ -119,23 +217,103 @@ class Cell(_Front):
             pool.ready.append(self)
             pool.serve()
 
+    def set_width(self, width: int) -> None:
+        """Let so many handlers run at once; tell the gates as well, and whoever serves it."""
+        self.width = width
+        self.slots = self._slots_of(width)
+        if self.limiter is not None:
+            self.limiter.total_tokens = self.slots
+
+    def _slots_of(self, width: int) -> int:
+        return width + 1 if self.gates is not None and self.gates.slots is not None else width
+
+    def hold(self, mailbox: Mailbox) -> None:
+        """Hand it nothing more because of this mailbox."""
+        if self.held_by is _NOBODY:
+            self.held_by = set()
+        self.held_by.add(mailbox)
+        self.reopen()
+
+    def asks_waiting(self) -> set[Any]:
+        """Return the asks that wait for room in its mailbox, to be changed."""
+        if self.waiting_asks is _NOBODY:
+            self.waiting_asks = set()
+        return self.waiting_asks
+
+    def stoppers(self) -> list[Waiter]:
+        """Return who waits until it has nothing in hand, to be changed."""
+        if not isinstance(self.stopping, list):
+            self.stopping = []
+        return self.stopping
+
+    def watch(self, watcher: object, tell: Callable[[], None]) -> None:
+        """Call this when the actor has been stopped; once for each watcher."""
+        if self.watchers is _NO_WATCHERS:
+            self.watchers = {}
+        self.watchers[watcher] = tell
+
+    def note_progress(self, message_id: str, done: float, total: float | None) -> None:
+        """Note how far the handler of a message says that it is."""
+        if self.progress is _NO_PROGRESS:
+            self.progress = {}
+        self.progress[message_id] = (done, total)
+
     def settle_call(self) -> None:
         """Work out what the handler is called with, and whether it can be awaited directly."""
         handler = self.handler
-        self.function = handler.function
-        self.is_async = handler.is_async
-        self.accepts = handler.accepts if handler.takes_body else object
+        self.function = handler.function if self.call is None else self.call
+        self.leaves_with_asker = handler.leaves_with_asker
+        # A batch is a list of bodies that were converted when they were gathered.
+        takes_one = handler.takes_body and (self.gathering is None or not self.gathering.is_batch)
+        self.accepts = handler.accepts if takes_one else object
+        self.needs_context = handler.context_as is not None or self.chain is not None or self.observed
         self.is_plain = (
-            handler.is_async
-            and handler.takes_body
-            and handler.context_as is None
-            and self.timeout is None
-            and not self.is_stepped
+            handler.is_async and handler.takes_body and not self.needs_context and self.timeout is None and not self.is_stepped
         )
+
+    def give(self, things: Mapping[Any, Any]) -> None:
+        """Give a function actor what it asks for, for this run of the mesh."""
+        self.things = things
+        if isinstance(self.handler, Handler):
+            self.call = self.handler.bind(things)
+            self.settle_call()
+
+    def make_instance(self) -> None:
+        """Make the instance of a class actor; nothing for a function."""
+        if isinstance(self.handler, ClassHandler):
+            self.set_instance(self.handler.make(self.things or {}))
+
+    def set_instance(self, instance: object) -> None:
+        """Let a class actor's instance handle its messages; call `reopen` then."""
+        assert isinstance(self.handler, ClassHandler)
+        self.call = self.handler.bind(instance, self.things or {})
+        self.is_ready = True
+        self.settle_call()
+
+    def take_back(self) -> None:
+        """Forget what `give` and `set_instance` gave, and what this run of the mesh has asked of it."""
+        self.end_incarnation()
+        self.things = self.call = None
+        if self.keeper is not None:
+            self.keeper = self.judge = None
+        if self.gathering is not None:
+            self.gathering.release()
+        self.is_ready = isinstance(self.handler, Handler)
+        if self.watchers:
+            self.watchers = _NO_WATCHERS
+        self.settle_call()
+
+    def end_incarnation(self) -> None:
+        """Forget the instance, and let its timers die with it."""
+        if self.reminders is not None:
+            self.reminders.clear()
+        if isinstance(self.handler, ClassHandler):
+            self.call = None
+            self.settle_call()
 
     def reopen(self) -> bool:
         """Work out whether it may be handed messages; True if it may."""
-        self.closed = self.paused or self.stopped or bool(self.held_by)
+        self.closed = self.paused or self.stopped or self.standby or not self.is_ready or bool(self.held_by)
         return not self.closed
 
     def resolve(self) -> None:
@@ -148,20 +326,25 @@ class Cell(_Front):
             self.handler.resolve()
         except NameError as error:
             raise InvalidHandler(f"actor {self.name!r} annotates its body with a name that is not defined: {error}") from error
+        if self.things is not None and isinstance(self.handler, Handler):
+            check_provided(self.name, self.handler.required, self.things)
+            self.call = self.handler.bind(self.things)
         self.settle_call()
 
     def body_of(self, entry: Entry) -> Any:
-        """Return a copy's body as the handler takes it, converted at most once.
+        """Return a copy's body as the handler takes it; converted once, unless another actor on its mailbox takes another type.
 
         Raises:
             MalformedMessage: it cannot be converted.
             InvalidHandler: as `resolve`.
         """
-        if entry.body is None:
-            if not self.handler.is_resolved:
+        handler = self.handler
+        if entry.body is None or not isinstance(entry.body, handler.accepts if handler.takes_body else object):
+            if not handler.is_resolved:
                 self.resolve()
             body = entry.message.body
-            entry.body = body if isinstance(body, self.accepts) else self.handler.convert(body)
+            accepts = handler.accepts if handler.takes_body else object
+            entry.body = body if isinstance(body, accepts) else handler.convert(body)
         return entry.body
 
     def _lane_of(self, entry: Entry) -> Any:

@@ -26,6 +26,7 @@ class SystemClock:
     def __init__(self) -> None:
         self.now: Callable[[], float] = time.monotonic
         self._wall: Callable[[], float] = time.time
+        self._is_virtual = False
 
     def start(self) -> None:
         """Bind to the running event loop; `now` may start anywhere anew.
@@ -33,9 +34,9 @@ class SystemClock:
         Under a loop with virtual time the wall clock becomes virtual as well: from the real one at this moment, it grows as
         `now` does.
         """
-        self.now, is_virtual = _trio_time() if trio.lowlevel.in_trio_task() else _asyncio_time()
+        self.now, self._is_virtual = _trio_time() if trio.lowlevel.in_trio_task() else _asyncio_time()
         self._wall = time.time
-        if is_virtual:
+        if self._is_virtual:
             offset = time.time() - self.now()
             now = self.now
             self._wall = lambda: now() + offset
@@ -44,12 +45,21 @@ class SystemClock:
         """Return seconds since the epoch; jumps when somebody sets the machine's clock."""
         return self._wall()
 
+    def watch_jumps(self, call: Callable[[], None], /) -> Callable[[], None] | None:
+        """Return None: nobody tells when the machine's clock is set. Under a loop with virtual time it is never set."""
+        del call
+        return _nothing if self._is_virtual else None
+
     async def sleep(self, seconds: float) -> None:
         """Return once `now()` has grown by at least `seconds`; always a checkpoint.
 
         Cancellation: leaves nothing behind.
         """
         await anyio.sleep(max(seconds, 0))
+
+
+def _nothing() -> None:
+    return None
 
 
 def _asyncio_time() -> tuple[Callable[[], float], bool]:

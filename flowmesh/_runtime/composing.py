@@ -13,7 +13,17 @@ from flowmesh._runtime.ground import Ground
 from flowmesh.message import PLAIN, Message, Properties
 from flowmesh.policies import Named, name_of
 
-__all__ = ["MAX_KEY_BYTES", "OutputOptions", "PublishOptions", "check_key", "compose", "due_time", "origin_of", "suggestion"]
+__all__ = [
+    "MAX_KEY_BYTES",
+    "OutputOptions",
+    "PublishOptions",
+    "check_due",
+    "check_key",
+    "compose",
+    "due_time",
+    "origin_of",
+    "suggestion",
+]
 
 MAX_KEY_BYTES: Final = 255
 """AMQP 0-9-1's short string."""
@@ -65,15 +75,23 @@ def compose(
     headers = options.get("headers")
     ttl = options.get("ttl")
     reply_to = options.get("reply_to")
+    tracing = ground.tracing
+    trace = None
+    if tracing is not None:
+        trace = tracing.carried(
+            headers or {}, mailbox=None if exchange else key, deferred=_is_deferred(options), in_turn=parent is not None
+        )
+    priority = options.get("priority") or 0
     properties = PLAIN
-    if options or correlation_id is not None:
+    if headers or priority or ttl is not None or reply_to is not None or correlation_id is not None or trace is not None:
         properties = Properties(
             headers=dict(headers) if headers else {},
-            priority=options.get("priority", 0),
+            priority=priority,
             ttl=ttl,
             expires=None if ttl is None or _is_deferred(options) else now + ttl,
             reply_to=None if reply_to is None else name_of(reply_to),
             correlation_id=correlation_id,
+            trace=trace,
         )
     return Message(ground.prefix, serial, body, exchange, check_key(key), now + ground.wall_offset, origin, properties)
 
@@ -123,7 +141,7 @@ def _is_deferred(options: Mapping[str, Any]) -> bool:
 def _check(options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         if name not in _KNOWN:
-            raise TypeError(f"unknown publish option {name!r}{suggestion(name, _KNOWN)}")
+            raise TypeError(f"unknown option {name!r}{suggestion(name, _KNOWN)}")
         if value is None:
             continue
         if name in ("ttl", "delay"):
@@ -143,6 +161,15 @@ def _check(options: Mapping[str, Any]) -> None:
             check_key(getattr(value, "name", value))
     if options.get("delay") is not None and options.get("at") is not None:
         raise ValueError("delay and at were both given: a message is due either after a delay or at a time")
+
+
+def check_due(*, delay: Any, at: Any) -> None:
+    """Check a due time that is given by itself.
+
+    Raises:
+        ValueError: one is out of its range, or both are given.
+    """
+    _check({"delay": delay, "at": at})
 
 
 def _is_headers(value: Any) -> bool:

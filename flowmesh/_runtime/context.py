@@ -1,6 +1,7 @@
 """What a handler sees of its turn, and what a source sees of its mesh.
 
-What a Context collects (`publish`, `tell`) takes effect with the ack, in the same commit, or not at all.
+What a Context collects (`publish`, `tell`, `save`, `timer`, `watch`) takes effect with the ack, in the same commit, or not
+at all; what a hook asks of its ActorContext, at once.
 """
 
 import logging
@@ -9,15 +10,18 @@ from typing import Any, Protocol, TypeVar, Unpack, overload
 
 from msgspec import Struct
 
+from flowmesh._core.batches import BatchLease
 from flowmesh._core.commits import PublishDue
 from flowmesh._core.entry import Entry
 from flowmesh._core.exchanges import Exchange as CoreExchange
+from flowmesh._runtime.batch_turns import BatchTurn
 from flowmesh._runtime.cell import Cell
 from flowmesh._runtime.composing import OutputOptions, compose, due_time
+from flowmesh._runtime.effects import Effects, saved_state
 from flowmesh._runtime.ground import Ground
 from flowmesh._runtime.statistics import Statistics
-from flowmesh.errors import AccessRefused, AlreadySettled, NotFound
-from flowmesh.message import Message
+from flowmesh.errors import AccessRefused, AlreadySettled, NotFound, PreconditionFailed
+from flowmesh.message import Fire, Message
 
 __all__ = ["ActorContext", "Context", "Output", "Target"]
 
@@ -32,6 +36,7 @@ class Publishable(Protocol):
 
 
 Body = TypeVar("Body")
+State = TypeVar("State")
 Taken = TypeVar("Taken", contravariant=True)
 
 
@@ -82,7 +87,7 @@ class TurnLog(logging.LoggerAdapter[logging.Logger]):
 class Context:
     """One turn, as its handler sees it. Do not keep it: when the turn has ended its calls raise AlreadySettled."""
 
-    __slots__ = ("_cell", "_ended", "_entry", "_ground", "_log", "_overview", "message", "outputs")
+    __slots__ = ("_batch", "_cell", "_ended", "_entry", "_ground", "_log", "_overview", "effects", "message", "outputs")
 
     def __init__(
         self, ground: Ground, cell: Cell, message: Message, entry: Entry | None, overview: Callable[[], Statistics]
@@ -93,8 +98,10 @@ class Context:
         self._overview = overview
         self._ended = False
         self._log: TurnLog | None = None
+        self._batch: BatchTurn | None = None
         self.message = message
         self.outputs: list[Output] = []
+        self.effects: Effects | None = None
 
     @property
     def attempt(self) -> int:
@@ -105,6 +112,31 @@ class Context:
     def redelivered(self) -> bool:
         """This copy was, or may have been, handed out before."""
         return False if self._entry is None else self._entry.redelivered
+
+    @property
+    def fire(self) -> Fire | None:
+        """When its message was due and made, how many were missed, how the one before ended; None if no schedule made it."""
+        return self.message.properties.fire
+
+    @property
+    def is_batch(self) -> bool:
+        """The handler was given a list of messages: `batch` knows them."""
+        return isinstance(self._entry, BatchLease)
+
+    @property
+    def batch(self) -> BatchTurn:
+        """The batch that the handler was given; `message` is then its first message, without what concerns that one alone.
+
+        Raises:
+            PreconditionFailed: the actor has no `batch=`.
+        """
+        if self._batch is None:
+            if not isinstance(self._entry, BatchLease):
+                raise PreconditionFailed(
+                    f"actor {self._cell.name!r} takes one message at a time: declare it with batch=Batch(...)"
+                )
+            self._batch = BatchTurn(self._entry)
+        return self._batch
 
     @property
     def actor(self) -> str:
@@ -126,7 +158,7 @@ class Context:
     def progress(self, done: float, total: float | None = None) -> None:
         """Say how far this turn is; `mesh.statistics()` shows it until the turn ends."""
         if not self._ended:
-            self._cell.progress[self.message.id] = (done, total)
+            self._cell.note_progress(self.message.id, done, total)
 
     def publish(self, exchange: Publishable, body: Any, *, key: str = "", **options: Unpack[OutputOptions]) -> None:
         """Publish a message with the ack; it is routed then, never waits and is never refused.
@@ -155,18 +187,83 @@ class Context:
             raise NotFound(f"actor {actor.name!r} is of another mesh, or its mailbox has been deleted: await its tell instead")
         self._collect(self._ground.router.default_exchange, body, actor.cell.box.name, options)
 
+    def save(self, state: Struct) -> None:
+        """Replace the state that this actor has saved, with the ack; only a class actor has one.
+
+        It survives restarts, and the mesh's runs as long as the Mesh object lives. What becomes of the thing afterwards is
+        not in it.
+
+        Raises:
+            PreconditionFailed: this is a function, which has no state.
+            TypeError: it is no Struct, or cannot be encoded.
+            AlreadySettled: the turn has ended.
+        """
+        self._affect().keep(state)
+
+    def saved(self, type: type[State]) -> State | None:
+        """Return what was saved last, before this turn, as a new thing of this type; None if nothing was.
+
+        Raises:
+            PreconditionFailed: it is not of this type; or this is a function.
+        """
+        return saved_state(self._ground, self._cell, type)
+
+    def timer(self, name: str, delay: float, message: Any) -> None:
+        """Let a message of this actor's own enter its mailbox `delay` seconds after the ack; it never waits for room.
+
+        It dies with its incarnation: when the instance is made anew, when the actor stops or the mesh does, it does not fire,
+        and its message is not handled if it has not been. Setting one of the same name replaces it. At the drain none fires.
+
+        Raises:
+            WrongBody: the actor does not take the message.
+            ValueError: an empty name, or a delay that is none.
+            AlreadySettled: the turn has ended.
+        """
+        self._affect().set_timer(name, delay, message)
+
+    def cancel_timer(self, name: str) -> None:
+        """Let the timer of this name not fire, and its message not be handled if it has not been; with the ack.
+
+        Raises:
+            ValueError: an empty name.
+            AlreadySettled: the turn has ended.
+        """
+        self._affect().cancel_timer(name)
+
+    def watch(self, actor: Target[Any], message: Any) -> None:
+        """Let a message enter this actor's mailbox when another one has stopped; at once, with the ack, if it has.
+
+        That is `actor.stop()`, or the end of its group: neither a restart nor the end of the mesh. Watching the same one
+        again replaces the message. It survives this actor's own restarts.
+
+        Raises:
+            WrongBody: this actor does not take the message.
+            PreconditionFailed, NotFound: it would watch itself, or an actor of another mesh.
+            AlreadySettled: the turn has ended.
+        """
+        self._affect().watch(actor.cell, message)
+
+    def _affect(self) -> Effects:
+        self._check_running()
+        if self.effects is None:
+            self.effects = Effects(self._ground, self._cell, self.message)
+        return self.effects
+
     def end(self) -> None:
         """Take nothing more: the turn has ended."""
         self._ended = True
         if self._cell.progress:
             self._cell.progress.pop(self.message.id, None)
 
-    def _collect(self, exchange: CoreExchange, body: Any, key: str, options: Mapping[str, Any]) -> None:
+    def _check_running(self) -> None:
         if self._ended:
             raise AlreadySettled(
                 f"the turn of message {self.message.id} has ended: publish with the exchange itself instead of its Context",
                 message=self.message,
             )
+
+    def _collect(self, exchange: CoreExchange, body: Any, key: str, options: Mapping[str, Any]) -> None:
+        self._check_running()
         if not self._ground.router.has_exchange(exchange):
             raise NotFound(
                 f"exchange {exchange.name!r} is of another mesh, or has been deleted: a turn publishes in its own mesh"
@@ -181,21 +278,76 @@ class Context:
 
 
 class ActorContext:
-    """What a source sees of its mesh."""
+    """What a source sees of its mesh, and a hook of its actor."""
 
-    __slots__ = ("_log", "_overview", "name")
+    __slots__ = ("_cell", "_ground", "_log", "_overview", "name")
 
-    def __init__(self, name: str, log: logging.Logger, overview: Callable[[], Statistics]) -> None:
+    def __init__(
+        self,
+        name: str,
+        log: logging.Logger,
+        overview: Callable[[], Statistics],
+        ground: Ground | None = None,
+        cell: Cell | None = None,
+    ) -> None:
         self.name = name
         self._log = TurnLog(log, {"actor": name})
         self._overview = overview
+        self._ground = ground
+        self._cell = cell
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
-        """A logger whose lines name the source."""
+        """A logger whose lines name the source or actor."""
         return self._log
 
     @property
     def statistics(self) -> Statistics:
         """The numbers of the whole mesh, as `mesh.statistics()` gives them."""
         return self._overview()
+
+    def saved(self, type: type[State]) -> State | None:
+        """Return the state that this actor has saved last (`ctx.save` in a handler), as a new thing of this type, or None.
+
+        Raises:
+            PreconditionFailed: it is not of this type; or this is a source.
+        """
+        return saved_state(*self._home(), type)
+
+    def timer(self, name: str, delay: float, message: Any) -> None:
+        """Let a message enter this actor's mailbox in `delay` seconds; as `Context.timer`, but at once.
+
+        Raises:
+            WrongBody, ValueError: as there.
+            PreconditionFailed: this is a source, which takes no messages.
+        """
+        effects = Effects(*self._home(), None)
+        effects.set_timer(name, delay, message)
+        effects.carry_out()
+
+    def cancel_timer(self, name: str) -> None:
+        """Cancel a timer; as `Context.cancel_timer`, but at once.
+
+        Raises:
+            ValueError, PreconditionFailed: as `timer`.
+        """
+        effects = Effects(*self._home(), None)
+        effects.cancel_timer(name)
+        effects.carry_out()
+
+    def watch(self, actor: Target[Any], message: Any) -> None:
+        """Let a message enter this actor's mailbox when another one has stopped; as `Context.watch`, but at once.
+
+        Raises:
+            WrongBody, PreconditionFailed: as there; or this is a source.
+        """
+        effects = Effects(*self._home(), None)
+        effects.watch(actor.cell, message)
+        effects.carry_out()
+
+    def _home(self) -> tuple[Ground, Cell]:
+        if self._ground is None or self._cell is None:
+            raise PreconditionFailed(
+                f"source {self.name!r} takes no messages and saves no state: write a class actor, and tell it what to do"
+            )
+        return self._ground, self._cell

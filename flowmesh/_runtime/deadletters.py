@@ -1,8 +1,10 @@
 """`mesh.dead_letters`: copies that could not be handled and that no dead-letter exchange took."""
 
+from typing import get_args
+
 from flowmesh._core.commits import Enter, Purge, Replay
 from flowmesh._core.entry import Entry, State
-from flowmesh._core.mailbox import MailboxStatistics
+from flowmesh._core.numbers import MailboxStatistics
 from flowmesh._runtime.engine import Engine
 from flowmesh.errors import MailboxFull
 from flowmesh.message import DeathReason, Message
@@ -28,6 +30,9 @@ class DeadLetters:
             mailbox: only those that died in the mailbox of this name.
             reason: only those that died for this reason.
             limit: at most so many.
+
+        Raises:
+            ValueError: there is no such reason.
         """
         return [entry.message for entry in self._find((), mailbox, reason, limit)]
 
@@ -49,6 +54,7 @@ class DeadLetters:
         Raises:
             MailboxFull: a `reject` mailbox is full; the letters before it have been put back.
             NotRunning, MeshStopped: the mesh takes no messages now.
+            TypeError: an id is no text.
         """
         engine, ground = self._engine, self._engine.ground
         ground.check_sender()
@@ -101,14 +107,23 @@ class DeadLetters:
         """
         ground = self._engine.ground
         entries = self._find((), mailbox, reason, None)
-        ground.ledger.commit(Purge(ground.ledger.dead_letters, only=tuple(entries)), now=self._engine.moment()[0])
+        ground.ledger.commit(Purge(ground.ledger.dead_letters, only=tuple(entries)), now=self._engine.ground.moment()[0])
         return len(entries)
 
     def statistics(self) -> MailboxStatistics:
         """Return the numbers of this moment."""
-        return self._engine.ground.ledger.dead_letters.statistics(*self._engine.moment())
+        return self._engine.ground.ledger.dead_letters.statistics(*self._engine.ground.moment())
+
+    @staticmethod
+    def _check(ids: tuple[object, ...], reason: object) -> None:
+        for id in ids:
+            if not isinstance(id, str):
+                raise TypeError(f"replay takes the ids of messages, such as message.id, not {id!r}")
+        if reason is not None and reason not in get_args(DeathReason):
+            raise ValueError(f"reason must be one of {', '.join(get_args(DeathReason))}, not {reason!r}")
 
     def _find(self, ids: tuple[str, ...], mailbox: str | None, reason: DeathReason | None, limit: int | None) -> "list[Entry]":
+        self._check(ids, reason)
         found: list[Entry] = []
         for entry in self._engine.ground.ledger.dead_letters.entries():
             if limit is not None and len(found) >= limit:

@@ -6,15 +6,17 @@ import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from msgspec import Struct
 
-from flowmesh._core.commits import PublishDue
 from flowmesh._core.mailbox import Mailbox
 from flowmesh._runtime.cell import Cell
 from flowmesh._runtime.ground import Ground
+from flowmesh._runtime.watchdog import Watchdog
+from flowmesh.message import Message
 
 __all__ = ["EXIT_CLEAN", "EXIT_HANDED_BACK", "EXIT_HARD", "PATIENCE", "DrainReport", "HardExit", "deferred_in", "report_on"]
 
@@ -25,33 +27,38 @@ EXIT_HARD: Final = 70
 """EX_SOFTWARE of sysexits.h: handlers did not end."""
 PATIENCE: Final = 5.0
 """Seconds that cancelled handlers are given before they are named, and before `serve` exits hard."""
+LAST_WORDS: Final = 1.0
+"""Seconds that a hard exit waits for its own line in the log."""
 
 
 class DrainReport(Struct, frozen=True):
     """What was left when a mesh stopped.
 
-    `handed_back`: messages whose handler was cancelled; those that nobody withdrew are among `unhandled`. `unhandled`: ready
-    copies that an actor would have handled, `unconsumed`: ready copies of mailboxes that nothing was fed from, both by
-    mailbox. `deferred`: messages whose time had not come. `dead_letters` rest in `mesh.dead_letters`. `seconds`: how long
-    the drain took.
+    `handed_back`: messages whose handler was cancelled, and which lie ready again; not asked ones: their askers were told.
+    `unhandled`: ready copies that an actor would have handled, `unconsumed`: ready copies of mailboxes that nothing was fed
+    from, both by mailbox. `in_hand`: deliveries that manual consumers have not settled. `deferred`: messages whose time had
+    not come. `dead_letters` rest in `mesh.dead_letters`. `seconds`: how long the drain took. The numbers are those of
+    `mesh.statistics()` at its end.
     """
 
     handed_back: int
     unhandled: Mapping[str, int]
     unconsumed: Mapping[str, int]
+    in_hand: int
     deferred: int
     dead_letters: int
     seconds: float
 
     @property
     def exit_code(self) -> int:
-        """0, or 75 when work was handed back or left unhandled."""
-        return EXIT_HANDED_BACK if self.handed_back or self.unhandled else EXIT_CLEAN
+        """0, or 75 when work was handed back, left unhandled, or not settled by who had pulled it."""
+        return EXIT_HANDED_BACK if self.handed_back or self.unhandled or self.in_hand else EXIT_CLEAN
 
     def __str__(self) -> str:
         left = [f"{count} ready in {name!r}" for name, count in {**self.unhandled, **self.unconsumed}.items()]
         if self.handed_back:
             left += [f"{self.handed_back} {'of them ' if left else ''}handed back by a cancelled handler"]
+        left += [f"{self.in_hand} in the hands of consumers"] if self.in_hand else []
         left += [f"{self.deferred} deferred"] if self.deferred else []
         left += [f"{self.dead_letters} dead letters"] if self.dead_letters else []
         return f"drained in {self.seconds:.3g} s; " + (f"left in memory: {', '.join(left)}" if left else "nothing is left")
@@ -59,7 +66,7 @@ class DrainReport(Struct, frozen=True):
 
 def deferred_in(ground: Ground) -> int:
     """Return how many messages wait for their time."""
-    return sum(1 for timer in ground.ledger.timers if isinstance(timer.action, PublishDue))
+    return sum(1 for timer in ground.ledger.timers if isinstance(timer.action, Message))
 
 
 def report_on(
@@ -71,6 +78,7 @@ def report_on(
         handed_back=handed_back,
         unhandled={box.name: count for box, count in left.items() if consumers_of(box)},
         unconsumed={box.name: count for box, count in left.items() if not consumers_of(box)},
+        in_hand=sum(box.leased for box in ground.router.mailboxes.values()),
         deferred=deferred_in(ground),
         dead_letters=ground.ledger.dead_letters.ready,
         seconds=seconds,
@@ -83,39 +91,70 @@ def report_on(
 
 
 class HardExit:
-    """Ends the process when a drain does not end by itself.
+    """Ends the process when a drain does not end by itself; its watchdog names who blocks the loop.
 
-    A thread with real time, since a handler may block the event loop; only `serve` uses it. `running` names the handlers.
+    It uses threads and real time, since a handler may block the event loop; only `serve` has one. May be used from any thread.
+
+    Args:
+        name: of the mesh.
+        log: where the last words go.
+        running: names the handlers that run.
+        watchdog: watches the loop, from the first `arm` at the latest, to `disarm`.
     """
 
-    def __init__(self, name: str, log: logging.Logger, running: Callable[[], list[str]]) -> None:
+    def __init__(self, name: str, log: logging.Logger, running: Callable[[], list[str]], watchdog: Watchdog) -> None:
         self._name = name
         self._log = log
         self._running = running
+        self._watchdog = watchdog
+        self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
+        self._due = math.inf
 
     def arm(self, seconds: float) -> None:
-        """Exit hard that many seconds from now, instead of whenever it was before; infinity means never."""
-        self.disarm()
-        if seconds < math.inf:
+        """Exit hard that many seconds from now; of several limits the earliest stands, and infinity is none."""
+        with self._lock:
+            self._watchdog.start()
+            due = time.monotonic() + seconds
+            if due >= self._due:
+                return
+            self._cancel()
+            self._due = due
             self._timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self._exit)
             self._timer.daemon = True
             self._timer.start()
 
     def disarm(self) -> None:
-        """Do not exit."""
+        """Do not exit, and watch no more."""
+        with self._lock:
+            self._cancel()
+            self._watchdog.stop()
+
+    def _cancel(self) -> None:
+        self._due = math.inf
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _exit(self) -> None:
+        # The log and the streams may be what the loop is blocked in: they get a while, the exit does not wait for them.
+        last_words = threading.Thread(target=self._say_why, name="flowmesh last words", daemon=True)
+        last_words.start()
+        last_words.join(LAST_WORDS)
+        os._exit(EXIT_HARD)
+
+    def _say_why(self) -> None:
+        running, blocker = self._running(), self._watchdog.find()
+        reasons = [f"{handler} still runs" for handler in running if blocker is None or handler != blocker.who]
+        if blocker is not None:
+            reasons.insert(0, f"{blocker.who or 'something of the application'} holds the event loop at {blocker.place}")
         self._log.critical(
-            "mesh %r does not end: %s; leaving the process with exit code %d",
+            "mesh %r does not end: %s; leaving the process with exit code %d%s",
             self._name,
-            ", ".join(f"{handler} still runs" for handler in self._running()) or "something of the application still runs",
+            ", ".join(reasons) or "something of the application still runs",
             EXIT_HARD,
+            "" if blocker is None else f"\n{blocker.stack}",
         )
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # Whatever is wrong with it, the process ends.
                 stream.flush()
-        os._exit(EXIT_HARD)

@@ -5,89 +5,140 @@ one task group, opened by `start` and closed by `finish` in the task that entere
 handler's BaseException) stops handing out, cancels the group, and leaves `finish` bare.
 """
 
-import contextlib
 import contextvars
-import math
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from threading import get_ident
 from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
 
-from flowmesh._core.commits import Purge, Release
-from flowmesh._core.mailbox import Mailbox
+from flowmesh._core.commits import Release
+from flowmesh._runtime.arranging import arrangement
 from flowmesh._runtime.asking import Ask, Asks
 from flowmesh._runtime.cancellation import without_cancellation
 from flowmesh._runtime.cell import Cell
-from flowmesh._runtime.context import ActorContext
+from flowmesh._runtime.classes import ClassHandler
 from flowmesh._runtime.drain import PATIENCE, DrainReport, HardExit, deferred_in, report_on
 from flowmesh._runtime.driver import Driver
+from flowmesh._runtime.dumping import dump
 from flowmesh._runtime.ground import Ground, Phase
+from flowmesh._runtime.handler import Handler
+from flowmesh._runtime.keeper import Keepers, current_keeping
+from flowmesh._runtime.middleware import Middleware
+from flowmesh._runtime.observing import Observing
 from flowmesh._runtime.parking import Waiter, parking_here
-from flowmesh._runtime.pulling import Pulling
+from flowmesh._runtime.providing import Providing
+from flowmesh._runtime.quiescence import Quiescence, wait_until
+from flowmesh._runtime.residents import Residents
 from flowmesh._runtime.room import Room
 from flowmesh._runtime.scheduler import Scheduler
-from flowmesh._runtime.scheduling import Schedule
 from flowmesh._runtime.sending import Sending
-from flowmesh._runtime.statistics import ActorStatistics, Statistics
+from flowmesh._runtime.signature import check_provided
+from flowmesh._runtime.sources import Sources
+from flowmesh._runtime.statistics import LONG, ActorStatistics, Statistics
+from flowmesh._runtime.supervising import Groups
+from flowmesh._runtime.tracing import start_tracing, stop_tracing
 from flowmesh._runtime.turns import Turns
-from flowmesh._runtime.worker import current_worker
-from flowmesh.errors import ActorStopped, DeadlockError, MeshStopped, NotRunning, PreconditionFailed
-from flowmesh.ports import Clock
+from flowmesh._runtime.waiting import Waits
+from flowmesh._runtime.worker import current_worker, turn_here
+from flowmesh.errors import InvalidHandler, MeshStopped, PreconditionFailed
+from flowmesh.ports import Clock, Observer, Tracing
 
-__all__ = ["Engine", "Source"]
-
-Source = Callable[[ActorContext], Awaitable[None]]
+__all__ = ["Engine"]
 
 
 class Engine:
-    """One mesh's runtime. Made with the mesh; started and finished as often as it is entered."""
+    """One mesh's runtime. Made with the mesh; started and finished as often as it is entered.
 
-    def __init__(self, name: str, *, clock: Clock | None, grace: float) -> None:
-        self.ground = Ground(name, clock)
+    `middleware` and `observers` may be set until it starts.
+
+    A part has one, too, that holds what is declared in it until it is added to a mesh, and is never started. `faces`: the
+    handles that users hold, by what they stand for: whoever asks for a thing by its name gets the same one.
+    """
+
+    def __init__(self, name: str, *, clock: Clock | None = None, grace: float = 30.0, is_part: bool = False) -> None:
+        self.ground = Ground(name, clock, is_part=is_part)
         self.grace = grace
+        self.faces: dict[Any, Any] = {}
+        self.last_read: Handler | None = None  # one function may be declared under thousands of names
         self.scheduler: Scheduler
-        # The scheduler is made of what is made of the room: both ask for it when they need it.
-        self.room = Room(self.ground, lambda box: self.scheduler.consumers_of(box), lambda cell: self.scheduler.open(cell))  # noqa: PLW0108
+        # The scheduler is made of what is made of the room, and of the waits: they ask for it when they need it.
+        self.waits = Waits(
+            self.ground,
+            consumers_of=lambda box: self.scheduler.serving(box),  # noqa: PLW0108
+            withdraw=lambda ask, box: self.asks.leave(ask, box),  # noqa: PLW0108
+            keeping_here=current_keeping.get,
+            awaited=lambda: self.keepers.awaited,
+        )
+        self.room = Room(self.ground, self.waits, lambda cell: self.scheduler.open(cell))  # noqa: PLW0108
         self.turns = Turns(self.ground, self.room, self.statistics, fault=self.fault, interrupted=self.abort)
         self.scheduler = Scheduler(self.ground, self.turns)
         self.sending = Sending(self.ground, self.room)
         self.asks = Asks(self.ground)
         self.driver = Driver(self.ground)
-        self.cells: dict[str, Cell] = {}
-        self.sources: dict[str, Source] = {}
-        self.schedules: dict[str, Schedule] = {}
-        self.pullings: dict[Mailbox, Pulling] = {}
+        self.quiescence = Quiescence(self.ground, self.scheduler, self.room)
+        self.residents = Residents(
+            self.ground, self.scheduler, self.room, self.asks, forget=lambda mailbox: self.faces.pop(mailbox, None)
+        )
+        self.driver.on_wall_set = self.residents.look_at_schedules
+        self.providing = Providing(self.ground)
+        self.keepers = Keepers(
+            self.ground,
+            self.scheduler,
+            entering=self.quiescence.entering,
+            overview=self.statistics,
+            spawn=self.spawn,
+            fault=self.fault,
+            note=self.note_fault,
+        )
+        self.sources = Sources(self.ground, self.statistics, spawn=self.spawn, fault=self.fault)
+        self.groups = Groups(
+            self.ground,
+            self.scheduler,
+            self.keepers,
+            self.sources,
+            entering=self.quiescence.entering,
+            stop_cell=self.residents.stop_cell,
+            spawn=self.spawn,
+            fault=self.fault,
+        )
+        self.middleware: tuple[Middleware, ...] = ()
+        self.observers: tuple[Observer, ...] = ()
         self.report: DrainReport | None = None
         self.hard_exit: HardExit | None = None
         self.faults: list[BaseException] = []
         self._group: TaskGroup | None = None
-        self._source_scopes: list[anyio.CancelScope] = []
-        self._idlers: list[Waiter] = []
         self._stoppers: list[Waiter] = []
-        self._stopped_at = (0.0, 0.0)
-        self._ended_idle = False
-        self.ground.look_idle = self._look_idle
-        self.ground.in_turn = self._in_turn
+        self.ground.in_turn = lambda: turn_here(self.ground) is not None
+        self.tracing: Callable[[], Tracing | None] = lambda: None
 
     # Life
 
     async def start(self) -> None:
         """Start everything; only called by the mesh, in the task that will finish it.
 
-        Cancellation: nothing has been started.
+        Order: what is provided, the workers, class actors as they were declared, a group with the first of its actors, then
+        the other groups, schedules and sources.
+        Cancellation: nothing has been started, or it has been stopped again.
         """
         ground = self.ground
         await anyio.lowlevel.checkpoint()
         if ground.phase not in (Phase.NEW, Phase.STOPPED):
             raise PreconditionFailed(f"mesh {ground.name!r} {ground.phase.value}: enter it once at a time")
-        for cell in self.cells.values():
+        for cell in self.residents.cells.values():
             if not cell.handler.is_resolved:
                 cell.resolve()
+        order = self.providing.plan((cell.name, cell.handler.required) for cell in self.residents.cells.values())
         ground.clock.start()
-        ground.phase = Phase.STARTING
-        ground.parking = parking_here()
+        before, ground.phase = ground.phase, Phase.STARTING
+        try:
+            await self.providing.open(order)
+        except BaseException:
+            ground.phase = before
+            raise
+        arranged = arrangement.get()
+        ground.parking = parking_here() if arranged is None else arranged.parking(parking_here())
         ground.now = ground.clock.now
         ground.thread = get_ident()
         ground.cause = None
@@ -95,22 +146,82 @@ class Engine:
         self.turns.handed_back = 0
         self.report = None
         ground.context = contextvars.copy_context()
+        ground.context.run(current_worker.set, None)  # This mesh may be entered in a handler of another one.
         ground.new_turn()
         self._rebase()
+        self._instrument()
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
-        self._source_scopes.clear()
         ground.phase = Phase.RUNNING
         for mailbox in ground.router.mailboxes.values():
-            self.open_mailbox(mailbox)
-        for pulling in self.pullings.values():
-            pulling.take_forgotten()
+            self.residents.open_mailbox(mailbox)
+        self.residents.expiring.start()
+        ground.catch_up()
         self.spawn(self._run_driver)
-        self.scheduler.start(self._group)
-        for schedule in self.schedules.values():
-            schedule.start()
-        for name in self.sources:
-            self.spawn(self._run_source, name)
+        for cell in self.residents.cells.values():
+            cell.give(self.providing.things)
+        self.keepers.renew()
+        self.sources.renew()
+        self.groups.prepare()
+        self.scheduler.start(self._group, arranged)
+        await self._start_classes()
+        if ground.phase is Phase.RUNNING:
+            for schedule in self.residents.schedules.values():
+                schedule.start()
+            self.sources.start()
+
+    async def _start_classes(self) -> None:
+        """Start the class actors and groups; one that fails for good stops the mesh again, with its error."""
+        try:
+            for cell in list(self.residents.cells.values()):
+                if self.ground.phase is not Phase.RUNNING:
+                    break  # A hook has stopped the mesh, or failed.
+                group = self.groups.root_of(cell)
+                if group is not None:
+                    await self.groups.start(group)
+                elif isinstance(cell.handler, ClassHandler):
+                    await self.keepers.start(cell)
+            await self.groups.start_rest()
+        except BaseException as error:
+            await self.finish(error)  # Raises the fault instead, if one has cancelled this.
+            raise
+        if self.faults:
+            await self.finish(None)
+
+    def check_provided(self, name: str, handler: Handler | ClassHandler) -> None:
+        """Refuse an actor, declared while the mesh runs, that asks for what is not there; before that, the start does.
+
+        Raises:
+            InvalidHandler: naming what is missing; or a class's annotation names what is not defined.
+        """
+        if not self._hands_out:
+            return
+        if isinstance(handler, ClassHandler) and not handler.is_resolved:
+            try:
+                handler.resolve()
+            except NameError as error:
+                raise InvalidHandler(f"actor {name!r} annotates a message with a name that is not defined: {error}") from error
+        check_provided(name, handler.required, self.providing.things)
+
+    def add_cell(self, cell: Cell) -> None:
+        """Make an actor known; it starts with the mesh, or now if that runs.
+
+        Raises:
+            Exception: what the constructor of a class without hooks raised.
+        """
+        if not self._hands_out:
+            self.residents.add_cell(cell)
+            return
+        cell.give(self.providing.things)
+        if not cell.is_kept:
+            cell.make_instance()
+        self.residents.add_cell(cell)
+        if cell.is_kept:
+            self.keepers.begin(cell)
+
+    @property
+    def _hands_out(self) -> bool:
+        return self.ground.phase in (Phase.RUNNING, Phase.DRAINING) and not self.scheduler.stopping
 
     def spawn(self, function: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
         """Start a task of the mesh's own, in the context that the mesh was entered in."""
@@ -128,16 +239,24 @@ class Engine:
         for mailbox in ground.router.mailboxes.values():
             mailbox.is_open = False
             mailbox.refresh()
-        for scope in self._source_scopes:
-            scope.cancel()
-        for schedule in self.schedules.values():
+        self.sources.stop()
+        self.keepers.look()
+        self.groups.look()
+        for schedule in self.residents.schedules.values():
             schedule.stop()
         self.driver.holds_deferred = True
+        for cell in self.scheduler.gathering:
+            cell()  # What waits for others waits no longer.
         self.room.turn_away(everybody=False)
-        self._wake(self._stoppers)
-        for pulling in self.pullings.values():
+        self._wake_stoppers()
+        for pulling in self.residents.pullings.values():
             pulling.wake_all()
-        self._look_idle()
+        self.quiescence.look()
+
+    @property
+    def is_running(self) -> bool:
+        """It has been started, and has not come to its end."""
+        return self.ground.phase in (Phase.STARTING, Phase.RUNNING, Phase.DRAINING)
 
     @property
     def is_stopping(self) -> bool:
@@ -149,7 +268,7 @@ class Engine:
 
         Cancellation: leaves nothing behind.
         """
-        await self._wait(self._stoppers, lambda: self.ground.phase is not Phase.RUNNING)
+        await wait_until(self.ground, self._stoppers, lambda: self.ground.phase is not Phase.RUNNING)
 
     def abort(self) -> None:
         """Stop at once: cancel every handler; what they had goes back."""
@@ -160,22 +279,16 @@ class Engine:
         if self._group is not None:
             self._group.cancel_scope.cancel()
 
-    @contextlib.contextmanager
-    def leaving_hard(self) -> Generator[None]:
-        """In this block a drain that does not end ends the process."""
-        self.hard_exit = hard_exit = HardExit(self.ground.name, self.ground.log, self.scheduler.running)
-        try:
-            yield
-        finally:
-            hard_exit.disarm()
-            self.hard_exit = None
-
     def fault(self, error: BaseException) -> None:
         """Stop by itself because of this error."""
+        self.note_fault(error)
+        self.abort()
+
+    def note_fault(self, error: BaseException) -> None:
+        """Let this error leave the mesh when it has stopped."""
         self.faults.append(error)
         if self.ground.cause is None:
             self.ground.cause = error
-        self.abort()
 
     async def finish(self, error: BaseException | None) -> bool:
         """Drain, or stop at once if the body ended with an error; True if that error was this mesh's own cancellation.
@@ -193,6 +306,11 @@ class Engine:
             self.stop()
             try:
                 await self._drain(began + self.grace)
+                self.groups.stop()
+                if self.keepers.running:
+                    await self.sources.until_ended(began + self.grace)
+                    self._stop_handling()
+                    await self.keepers.leave_all(began + self.grace)
             except anyio.get_cancelled_exc_class() as interruption:
                 cancellation = interruption
         try:
@@ -200,9 +318,15 @@ class Engine:
         except anyio.get_cancelled_exc_class() as interruption:
             cancellation = interruption
         finally:
+            pending = None if swallowed else cancellation
+            left, failed = await self.providing.close(pending)
+            swallowed = (swallowed or pending is not None) and left is None
+            cancellation = left or cancellation
+            for failure in failed:
+                self.note_fault(failure)
             self._settle_down(began)
             self._group = None
-        own = [] if error is None or error is cancellation else [error]
+        own = [] if error is None or cancelled else [error]
         failures = [*own, *(fault for fault in self.faults if fault is not error)]
         if len(failures) > 1:
             raise BaseExceptionGroup(f"mesh {self.ground.name!r} stopped for several reasons", failures)
@@ -214,11 +338,11 @@ class Engine:
 
     async def _drain(self, deadline: float) -> None:
         def look(_now: float) -> None:
-            self._wake(self._idlers)
+            self.quiescence.wake_all()
 
         timer = self.ground.ledger.timers.set(deadline, look)
         try:
-            await self._wait(self._idlers, lambda: self.ground.now() >= deadline or self._is_drained(deadline))
+            await self.quiescence.until(lambda: self.ground.now() >= deadline or self.quiescence.is_drained(deadline))
         finally:
             self.ground.ledger.timers.cancel(timer)
 
@@ -227,7 +351,7 @@ class Engine:
         assert self._group is not None
         self.stop()
         self._stop_handling()
-        if self.scheduler.running():
+        if self.still_running():
             self.spawn(self._name_stubborn)
         self._group.cancel_scope.cancel()
         if cancellation is None:
@@ -235,24 +359,28 @@ class Engine:
             return False
         return bool(await self._group.__aexit__(type(cancellation), cancellation, cancellation.__traceback__))
 
+    def still_running(self) -> list[str]:
+        """Name the handlers and lifespans that run, as a log line begins with them. May be called from any thread."""
+        return [*self.scheduler.running(), *self.keepers.names()]
+
     def _stop_handling(self) -> None:
         """Hand out nothing more, and cancel the handlers that run."""
         if not self.scheduler.stopping:
-            self._ended_idle = self.is_idle
+            self.quiescence.note_end()
         self.scheduler.stop()
         self.scheduler.cancel("stop")
 
     async def _name_stubborn(self) -> None:
-        """Name the handlers that have been cancelled and do not end. Shielded: the others are being cancelled as well."""
+        """Name what has been cancelled and does not end. Shielded: the others are being cancelled as well."""
         with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as group:
                 group.start_soon(self._log_stubborn)
-                await self._wait(self._idlers, lambda: not self.scheduler.workers)
+                await self.quiescence.until(lambda: not (self.scheduler.workers or self.keepers.running))
                 group.cancel_scope.cancel()
 
     async def _log_stubborn(self) -> None:
         await self.ground.clock.sleep(PATIENCE)
-        for handler in self.scheduler.running():
+        for handler in self.still_running():
             self.ground.log.error(
                 "%s was cancelled %g s ago and still runs: it swallows its cancellation, or is at work in a thread; "
                 "the mesh waits for it",
@@ -277,12 +405,16 @@ class Engine:
         for timer in list(ledger.timers):
             if callable(timer.action):
                 ledger.timers.cancel(timer)
+        for cell in self.residents.cells.values():
+            cell.take_back()
+            self.residents.forget_gates(cell)
         self.asks.clear()
         self.driver.release_deferred()
         self.room.turn_away(everybody=True)
-        self._stopped_at = (now, ground.clock.wall())
-        self._wake(self._stoppers)
-        self._wake(self._idlers)
+        stop_tracing(ground)
+        ground.stopped_at = (now, ground.clock.wall())
+        self._wake_stoppers()
+        self.quiescence.wake_all()
         self.report = report_on(
             ground, self.scheduler.consumers_of, handed_back=self.turns.handed_back, seconds=max(0.0, now - began)
         )
@@ -292,105 +424,21 @@ class Engine:
         """Let timers and copies of an earlier run go on: this run's clock may count from elsewhere."""
         ground = self.ground
         now, wall = ground.now(), ground.clock.wall()
-        stopped, stopped_wall = self._stopped_at
+        stopped, stopped_wall = ground.stopped_at
         if stopped_wall:
             difference = now - (stopped + max(0.0, wall - stopped_wall))
             ground.ledger.timers.rebase(difference)
             for mailbox in (*ground.router.mailboxes.values(), ground.ledger.dead_letters):
                 mailbox.rebase(difference)
 
-    # Parts
-
-    def open_mailbox(self, mailbox: Mailbox) -> None:
-        """Let publishers use their fast path into it while the mesh runs."""
-        mailbox.is_open = self.ground.phase is Phase.RUNNING
-        mailbox.refresh()
-
-    def add_cell(self, cell: Cell) -> None:
-        """Make an actor known and let it run."""
-        self.cells[cell.name] = cell
-        self.scheduler.join(cell)
-        pulling = self.pullings.pop(cell.box, None)
-        if pulling is not None:
-            pulling.take_over(cell.name)
-
-    def add_source(self, name: str, source: Source) -> None:
-        """Make a source known; it starts with the mesh, or now if that runs."""
-        self.sources[name] = source
-        if self.ground.phase is Phase.RUNNING:
-            self.spawn(self._run_source, name)
-
-    def add_schedule(self, schedule: Schedule) -> None:
-        """Make a schedule known; it starts with the mesh, or now if that runs."""
-        self.schedules[schedule.name] = schedule
-        if self.ground.phase is Phase.RUNNING:
-            schedule.start()
-
-    async def stop_cell(self, cell: Cell) -> None:
-        """Stop an actor: it is handed nothing more; wait until what it has in hand is finished.
-
-        Its mailbox and bindings stay, and another actor may take them over. Whoever waits for its answer fails at once.
-        Cancellation: the actor is stopped all the same.
-
-        Raises:
-            DeadlockError: called from one of its own turns.
-        """
-        worker = current_worker.get()
-        if worker is not None and worker.cell is cell and worker.message is not None:
-            raise DeadlockError(
-                f"actor {cell.name!r} would wait for itself to stop ({cell.name} -> {cell.name}): stop it from elsewhere"
-            )
-        if not cell.stopped:
-            cell.stopped = True
-            cell.reopen()
-            self.scheduler.leave(cell)
-            if self.cells.get(cell.name) is cell:
-                del self.cells[cell.name]
-            if not self.scheduler.consumers_of(cell.box):
-                for entry in (*cell.box.entries(), *cell.waiting_asks):
-                    if isinstance(entry, Ask):
-                        entry.fail(
-                            ActorStopped(f"actor {cell.name!r} was stopped before it handled message {entry.message.id}")
-                        )
-                        entry.stop_waiting()
-                        self.asks.leave(entry, cell.box)
-            self._look_idle()
-        if self.ground.phase in (Phase.RUNNING, Phase.DRAINING):
-            await self._wait(cell.stopping, lambda: cell.running == 0)
-
-    def pulling(self, mailbox: Mailbox) -> Pulling:
-        """Return the manual consumers of a mailbox.
-
-        Raises:
-            PreconditionFailed: actors are fed from it.
-        """
-        consumers = self.scheduler.consumers_of(mailbox)
-        if consumers:
-            raise PreconditionFailed(
-                f"mailbox {mailbox.name!r} feeds actor {consumers[0].name!r}: bind a mailbox of its own to pull from, "
-                "or stop the actor"
-            )
-        if mailbox.deleted:
-            return Pulling(self.ground, mailbox)  # Not kept: it only refuses.
-        if mailbox not in self.pullings:
-            self.pullings[mailbox] = Pulling(self.ground, mailbox)
-        return self.pullings[mailbox]
-
-    def delete_mailbox(self, mailbox: Mailbox, *, if_unused: bool, if_empty: bool) -> int:
-        """Delete a mailbox; its ready and delayed copies end as purged. Return how many were ready."""
+    def _instrument(self) -> None:
+        """Put in place what this run has around its handlers and who listens to it."""
         ground = self.ground
-        if mailbox.deleted:
-            return 0
-        ready = mailbox.ready
-        ground.router.delete_mailbox(mailbox, if_unused=if_unused, if_empty=if_empty)
-        ground.ledger.commit(Purge(mailbox, delayed=True), now=self.moment()[0])
-        mailbox.refresh()
-        self.room.look_again(mailbox)
-        pulling = self.pullings.pop(mailbox, None)
-        if pulling is not None:
-            pulling.wake_all()
-        self._look_idle()
-        return ready
+        observing = Observing(self.observers, ground.log, self.fault) if self.observers else None
+        ground.observing = observing
+        ground.ledger.on_applied = None if observing is None else observing.applied
+        self.residents.surround(self.middleware)
+        start_tracing(ground, self.tracing())
 
     async def _run_driver(self) -> None:
         try:
@@ -398,135 +446,52 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - whatever a timer's action raises, no other timer would fire
             self.fault(error)
 
-    async def _run_source(self, name: str) -> None:
-        if self.ground.phase is not Phase.RUNNING:
-            return  # The drain began before this task did.
-        context = ActorContext(name, self.ground.log, self.statistics)
-        with anyio.CancelScope() as scope:
-            self._source_scopes.append(scope)
-            try:
-                await self.sources[name](context)
-            except BaseException as error:
-                rest = without_cancellation(error)
-                if not isinstance(rest, anyio.get_cancelled_exc_class()):
-                    # One that was about to send when the drain began has ended like the others.
-                    if not (isinstance(rest, MeshStopped) and self.is_stopping):
-                        self.fault(rest)
-                elif scope.cancel_called or anyio.current_effective_deadline() == -math.inf:
-                    raise
-                else:
-                    self.ground.parking.forgive()
-                    self.fault(RuntimeError(f"source {name!r} was cancelled by something inside it"))
-
-    # Quiescence
-
-    async def idle(self) -> None:
-        """Wait until nothing is under way (DESIGN 5, Idle).
-
-        Cancellation: leaves nothing behind.
-
-        Raises:
-            DeadlockError: called from a turn, which would wait for itself.
-            NotRunning: the mesh has not been started.
-            MeshStopped: it has stopped, with something under way.
-        """
-        worker = current_worker.get()
-        if worker is not None and worker.message is not None and worker.ground is self.ground:
-            name = "?" if worker.cell is None else worker.cell.name
-            raise DeadlockError(
-                f"actor {name!r} would wait for its own turn to end: await mesh.idle() from a source or from outside"
-            )
-        if self.ground.phase in (Phase.NEW, Phase.STARTING):
-            raise NotRunning(f"mesh {self.ground.name!r} {self.ground.phase.value}: await mesh.idle() inside 'async with mesh'")
-        if self.ground.phase is not Phase.STOPPED:
-            await self._wait(self._idlers, lambda: self.is_idle or self.ground.phase is Phase.STOPPED)
-            if self._ended_idle or not self.scheduler.stopping:
-                return
-        raise MeshStopped(f"mesh {self.ground.name!r} has stopped: nothing runs that could come to rest") from self.ground.cause
-
-    @property
-    def is_idle(self) -> bool:
-        """Nothing is under way, retries included."""
-        return self._is_quiet and not self.ground.ledger.delayed
-
-    @property
-    def _is_quiet(self) -> bool:
-        ground = self.ground
-        return (
-            self.scheduler.is_quiet
-            and not ground.leases
-            and not ground.parked_senders
-            and not any(cell.box.ready and not (cell.paused or cell.stopped) for cell in self.room.held)
-        )
-
-    def _is_drained(self, deadline: float) -> bool:
-        """Nothing is under way that could end before the deadline."""
-        ledger = self.ground.ledger
-        if not self._is_quiet:
-            return False
-        if not ledger.delayed:
-            return True
-        return not any(isinstance(timer.action, Release) and timer.due <= deadline for timer in ledger.timers)
-
-    def _in_turn(self) -> bool:
-        worker = current_worker.get()
-        return worker is not None and worker.message is not None and worker.ground is self.ground
-
-    def _look_idle(self) -> None:
-        if self._idlers and self._is_quiet:
-            self._wake(self._idlers)
-
-    async def _wait(self, waiters: list[Waiter], is_over: Callable[[], bool]) -> None:
-        if is_over():
-            await anyio.lowlevel.checkpoint()
-            return
-        waiter = Waiter()
-        waiters.append(waiter)
-        self.ground.has_idlers = bool(self._idlers)
-        try:
-            while not is_over():
-                await self.ground.parking.park(waiter)
-        finally:
-            waiters.remove(waiter)
-            self.ground.has_idlers = bool(self._idlers)
-
-    def _wake(self, waiters: list[Waiter]) -> None:
-        for waiter in waiters:
+    def _wake_stoppers(self) -> None:
+        for waiter in self._stoppers:
             self.ground.parking.wake(waiter)
 
     # Numbers
 
-    def moment(self) -> tuple[float, float]:
-        """Return the mesh clock's seconds and the wall clock's; of the moment it stopped, when it does not run."""
+    def statistics(self, longer_than: float = LONG) -> Statistics:
+        """Return the numbers of this moment, with the turns that have been running for longer than so many seconds."""
         ground = self.ground
-        return self._stopped_at if ground.thread is None else (ground.now(), ground.clock.wall())
-
-    def statistics(self) -> Statistics:
-        """Return the numbers of this moment."""
-        ground = self.ground
-        now, wall = self.moment()
+        now, wall = ground.moment()
+        running_for = self.scheduler.running_for(longer_than, now)
         return Statistics(
             mailboxes={name: box.statistics(now, wall) for name, box in ground.router.mailboxes.items()},
             actors={
                 cell.name: ActorStatistics(
                     mailbox=cell.box.name,
-                    slots=cell.slots,
+                    slots=cell.width,
                     running=cell.running,
                     failed=cell.failed,
                     retried=cell.retried,
+                    restarts=cell.restarts,
                     paused=cell.paused,
                     stopped=cell.stopped,
                     held=tuple(sorted(box.name for box in cell.held_by)),
                     progress=dict(cell.progress),
+                    running_for=running_for.get(cell, {}),
+                    standby=cell.standby,
+                    gates=() if cell.gates is None else cell.gates.statistics(),
+                    scaled=0 if cell.scaler is None else cell.scaler.changes,
+                    flushed={} if cell.gathering is None else dict(cell.gathering.flushed),
                 )
-                for cell in self.cells.values()
+                for cell in self.residents.cells.values()
             },
             unroutable={name: exchange.unroutable for name, exchange in ground.router.exchanges.items()},
             dead_letters=ground.ledger.dead_letters.statistics(now, wall),
-            deferred=deferred_in(ground) + self.driver.held,
+            deferred=deferred_in(ground),
             workers=len(self.scheduler.workers),
             workers_parked=len(self.scheduler.parked),
+            observers_failed=0 if ground.observing is None else ground.observing.failed,
+            tracing=None if ground.tracing is None else ground.tracing.statistics(),
+            schedules={name: schedule.statistics() for name, schedule in self.residents.schedules.items()},
         )
+
+    def dump(self) -> str:
+        """Return what everybody does at this moment, as text."""
+        return dump(self.ground, self.residents.cells.values(), self.scheduler, self.keepers.running, self.room)
 
 
 def _origin(error: BaseException) -> BaseException | None:

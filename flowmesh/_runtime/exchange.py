@@ -14,13 +14,14 @@ from msgspec import Struct
 from flowmesh._core.exchanges import Exchange as CoreExchange
 from flowmesh._core.mailbox import EMPTY
 from flowmesh._core.mailbox import Mailbox as CoreMailbox
+from flowmesh._core.router import Router
 from flowmesh._runtime.composing import PublishOptions, check_key, origin_of
 from flowmesh._runtime.engine import Engine
-from flowmesh._runtime.worker import current_worker
+from flowmesh._runtime.worker import carries_trace, current_worker
 from flowmesh.errors import InvalidBinding
 from flowmesh.message import PLAIN, Message, Receipt
 
-__all__ = ["Binding", "Destination", "Exchange"]
+__all__ = ["Binding", "Destination", "Exchange", "Home"]
 
 
 class Destination(Protocol):
@@ -29,6 +30,16 @@ class Destination(Protocol):
     @property
     def endpoint(self) -> CoreExchange | CoreMailbox:
         """The core's end of the binding."""
+        ...
+
+
+class Home(Protocol):
+    """The part that a thing was declared in, which keeps what is bound for the meshes that it is added to."""
+
+    def keep_binding(
+        self, source: "Exchange", destination: Any, *, key: str, arguments: Mapping[str, Any] | None, is_undone: bool
+    ) -> None:
+        """Bind, or unbind, here and wherever the part will be added."""
         ...
 
 
@@ -43,9 +54,14 @@ class Binding(Struct, frozen=True):
 class Exchange:
     """An exchange of a mesh; declare it with `mesh.exchange`."""
 
-    __slots__ = ("_engine", "_ground", "core")
+    __slots__ = ("_engine", "_ground", "core", "home")
 
-    def __init__(self, engine: Engine, core: CoreExchange) -> None:
+    def __init__(self, engine: Engine, core: CoreExchange, home: Home | None = None) -> None:
+        self.home = home
+        self.attach(engine, core)
+
+    def attach(self, engine: Engine, core: CoreExchange) -> None:
+        """Stand for this exchange from now on: its part has been added to a mesh."""
         self._engine = engine
         self._ground = engine.ground
         self.core = core
@@ -60,13 +76,18 @@ class Exchange:
 
     @property
     def type(self) -> str:
-        """Its type: direct, fanout, topic or headers."""
+        """Its type: direct, fanout, topic, headers or hash."""
         return self.core.type
 
     @property
     def unroutable(self) -> int:
         """How many messages it routed nowhere."""
         return self.core.unroutable
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that it is in."""
+        return self._engine
 
     @property
     def endpoint(self) -> CoreExchange:
@@ -80,17 +101,22 @@ class Exchange:
 
         Args:
             destination: of the same mesh.
-            key: the binding key: exact on direct exchanges, with `*` and `#` on topic exchanges, ignored on others.
+            key: the binding key: exact on direct exchanges, with `*` and `#` on topic exchanges, a weight ("1") on hash
+                exchanges, ignored on others.
             arguments: for headers exchanges what to match, with "x-match": "all" (default), "any", "all-with-x",
                 "any-with-x"; part of the binding's identity on every exchange.
 
         Raises:
-            InvalidBinding: the destination belongs to another mesh, or the arguments make no sense.
+            InvalidBinding: the destination belongs to another mesh, or the key or the arguments make no sense.
             AccessRefused: this is the default exchange.
             NotFound: one of the two has been deleted.
             ValueError: the key is longer than 255 bytes.
         """
-        self._ground.router.bind(self.core, self._end(destination), check_key(key), arguments)
+        end, home = self._end(destination), getattr(destination, "home", None) or self.home
+        if home is None:
+            self._ground.router.bind(self.core, end, check_key(key), arguments)
+        else:
+            home.keep_binding(self, destination, key=check_key(key), arguments=arguments, is_undone=False)
 
     def unbind(self, destination: Destination, key: str = "", *, arguments: Mapping[str, Any] | None = None) -> None:
         """Take a binding away; one that is not there is no error.
@@ -98,7 +124,11 @@ class Exchange:
         Raises:
             AccessRefused: this is the default exchange.
         """
-        self._ground.router.unbind(self.core, self._end(destination), check_key(key), arguments)
+        end, home = self._end(destination), getattr(destination, "home", None) or self.home
+        if home is None:
+            self._ground.router.unbind(self.core, end, check_key(key), arguments)
+        else:
+            home.keep_binding(self, destination, key=check_key(key), arguments=arguments, is_undone=True)
 
     def on(
         self,
@@ -113,13 +143,17 @@ class Exchange:
             key: the binding key.
             headers: for headers exchanges: what to match.
             match: how: "all" of them, or "any"; "-with-x" looks at names that begin with "x-" too.
+
+        Raises:
+            InvalidBinding, AccessRefused, ValueError: as `bind`.
         """
         arguments: dict[str, Any] = {}
         if headers is not None:
             arguments = {"x-match": match, **headers}
         elif match != "all":
             raise InvalidBinding("match= says how headers= are matched: give headers= too")
-        return Binding(self, check_key(key), arguments)
+        Router.check_binding(self.core, self.core, key=check_key(key), arguments=arguments)
+        return Binding(self, key, arguments)
 
     def _end(self, destination: Destination) -> CoreExchange | CoreMailbox:
         end = getattr(destination, "endpoint", None)
@@ -134,7 +168,9 @@ class Exchange:
             PreconditionFailed: `if_unused`, and it has bindings.
             AccessRefused: this is the default exchange.
         """
+        self._ground.check_declared(self)
         self._ground.router.delete_exchange(self.core, if_unused=if_unused)
+        self._engine.faces.pop(self.core, None)
 
     # Publishing
 
@@ -155,6 +191,7 @@ class Exchange:
 
         Raises:
             MailboxFull: a `reject` mailbox is full; no mailbox took a copy.
+            DeadlockError: published in a turn, it would wait for room that only that turn can make.
             Unroutable: mandatory, and nothing is bound.
             NotRunning, MeshStopped: the mesh takes no messages now.
             AccessRefused: the exchange is internal.
@@ -164,6 +201,10 @@ class Exchange:
         ground = self._ground
         boxes = self.core.routes.get(key)
         if options or not boxes or get_ident() != ground.thread or self.core.internal:
+            if len(options) == 1 and "delay" in options:
+                receipt = self._engine.sending.defer_plain(self.core, body, check_key(key), options["delay"])
+                if receipt is not None:
+                    return receipt
             return await self._engine.sending.send(self.core, body, key, options)
         now = ground.now()
         if ground.budget <= 0 or now >= ground.turn_ends:
@@ -173,6 +214,9 @@ class Exchange:
         worker = current_worker.get()
         parent = None if worker is None else worker.message
         if parent is not None and parent.properties is not PLAIN:
+            return await self._engine.sending.send(self.core, body, key, options)
+        sender = ground.sender
+        if sender is not None and (sender() if parent is None else carries_trace(sender, worker)):
             return await self._engine.sending.send(self.core, body, key, options)
         for box in boxes:
             if len(box.fresh) >= box.limit:
@@ -223,4 +267,8 @@ class Exchange:
         Raises:
             MailboxFull: a `reject` mailbox has no room for all that go there.
         """
-        return await self._engine.sending.send_many(self.core, list(items), options)
+        pairs = list(items)
+        for pair in pairs:
+            if not (isinstance(pair, tuple) and len(pair) == 2):  # pyright: ignore[reportUnnecessaryIsInstance] - users get it wrong
+                raise TypeError(f"publish_many takes pairs (body, key), not {pair!r}")
+        return await self._engine.sending.send_many(self.core, pairs, options)

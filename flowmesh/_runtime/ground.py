@@ -19,10 +19,11 @@ from flowmesh._core.entry import Entry
 from flowmesh._core.ledger import Ledger
 from flowmesh._core.router import Router
 from flowmesh._runtime.clock import SystemClock
+from flowmesh._runtime.observing import Observing
 from flowmesh._runtime.parking import Parking
 from flowmesh.errors import MeshError, MeshStopped, NotRunning
 from flowmesh.message import Message
-from flowmesh.ports import Clock
+from flowmesh.ports import Clock, Tracing
 
 __all__ = ["TURN_MESSAGES", "TURN_SECONDS", "Ground", "Phase"]
 
@@ -47,7 +48,8 @@ class Ground:
     `budget` and `turn_ends`: how many sends, and until when, before a sender yields. `leases`: deliveries that manual
     consumers hold. `wall_offset`: what to add to `now()` for the wall clock. `spare`: deques for mailboxes that fill up.
     `parked_senders`: senders that wait for room. `cause`: why the mesh stopped by itself. `has_idlers`: somebody waits for
-    quiescence: call `look_idle`.
+    quiescence: call `look_idle`. `observing`: who is told what becomes of each copy, or None. `tracing`: None when nobody
+    traces. `sender`: then None too, otherwise `tracing.sender`.
     """
 
     __slots__ = (
@@ -58,20 +60,26 @@ class Ground:
         "fail",
         "has_idlers",
         "in_turn",
+        "is_part",
         "leases",
         "ledger",
         "log",
         "look_idle",
         "name",
         "now",
+        "observing",
         "parked_senders",
         "parking",
         "phase",
         "prefix",
         "router",
+        "sender",
         "serials",
+        "soon",
         "spare",
+        "stopped_at",
         "thread",
+        "tracing",
         "turn_ends",
         "wall_offset",
     )
@@ -79,8 +87,9 @@ class Ground:
     parking: Parking
     context: contextvars.Context
 
-    def __init__(self, name: str, clock: Clock | None) -> None:
+    def __init__(self, name: str, clock: Clock | None, *, is_part: bool = False) -> None:
         self.name = name
+        self.is_part = is_part
         self.router = Router()
         self.ledger = Ledger(self.router)
         self.clock: Clock = SystemClock() if clock is None else clock
@@ -90,17 +99,36 @@ class Ground:
         self.serials = itertools.count(1)
         self.phase = Phase.NEW
         self.thread: int | None = None
+        self.stopped_at = (0.0, 0.0)
         self.budget = TURN_MESSAGES
         self.turn_ends = 0.0
         self.wall_offset = 0.0
         self.spare: list[deque[Message | Entry]] = []
+        self.soon: deque[Callable[[], None]] = deque()
         self.leases = 0
         self.parked_senders = 0
         self.cause: BaseException | None = None
         self.has_idlers = False
+        self.observing: Observing | None = None
+        self.tracing: Tracing | None = None
+        self.sender: Callable[[], object] | None = None
         self.look_idle: Callable[[], None] = _nothing
         self.fail: Callable[[BaseException], None] = _raise
         self.in_turn: Callable[[], bool] = _never
+
+    def moment(self) -> tuple[float, float]:
+        """Return the mesh clock's seconds and the wall clock's; of the moment it stopped, when it does not run."""
+        return self.stopped_at if self.thread is None else (self.now(), self.clock.wall())
+
+    def do_soon(self, action: Callable[[], None]) -> None:
+        """Do this in the mesh's thread, from whatever thread: soon, or when it is started again if it does not run."""
+        self.soon.append(action)
+        self.parking.call_soon(self.catch_up)
+
+    def catch_up(self) -> None:
+        """Do what was to be done soon."""
+        while self.soon:
+            self.soon.popleft()()
 
     async def breathe(self) -> None:
         """Let the other tasks run: the sender's turn is over."""
@@ -108,12 +136,13 @@ class Ground:
         await self.parking.checkpoint()
         self.new_turn()
 
-    def new_turn(self) -> None:
-        """Start a turn: the budget is full."""
+    def new_turn(self) -> float:
+        """Start a turn: the budget is full. Return the moment."""
         now = self.now()
         self.budget = TURN_MESSAGES
         self.turn_ends = now + TURN_SECONDS
         self.wall_offset = self.ledger.wall_offset = self.clock.wall() - now
+        return now
 
     def check_sender(self) -> None:
         """Refuse a send that this mesh cannot take now.
@@ -124,14 +153,36 @@ class Ground:
             MeshError: the caller is in a foreign thread.
         """
         if self.phase is Phase.STOPPED or (self.phase is Phase.DRAINING and not self.in_turn()):
-            raise MeshStopped(f"mesh {self.name!r} {self.phase.value}: it takes no more messages") from self.cause
+            raise MeshStopped(
+                f"mesh {self.name!r} {self.phase.value}: it takes no more messages until it is entered again"
+            ) from self.cause
         if self.phase in (Phase.NEW, Phase.STARTING):
-            raise NotRunning(f"mesh {self.name!r} {self.phase.value}: send inside 'async with mesh' (or from an actor of it)")
+            raise self.not_running("send inside 'async with mesh' (or from an actor of it)")
         if get_ident() != self.thread:
             raise MeshError(
                 f"mesh {self.name!r} runs in another thread: send with anyio.from_thread.run(actor.tell, body) "
                 "(from_thread.run_sync for the _nowait forms), or collect with ctx.tell and ctx.publish"
             )
+
+    @property
+    def label(self) -> str:
+        """What it is and what it is called, for messages to users."""
+        return f"{'part' if self.is_part else 'mesh'} {self.name!r}"
+
+    def not_running(self, mend: str) -> NotRunning:
+        """Return the error of something that needs a running mesh, with its mend."""
+        if self.is_part:
+            return NotRunning(f"part {self.name!r} has not been added to a mesh: mesh.add(...) it, then {mend}")
+        return NotRunning(f"mesh {self.name!r} {self.phase.value}: {mend}")
+
+    def check_declared(self, thing: object) -> None:
+        """Refuse what only makes sense in a mesh.
+
+        Raises:
+            NotRunning: the thing belongs to a part that has not been added to one.
+        """
+        if self.is_part:
+            raise NotRunning(f"{thing!r} is of part {self.name!r}, which has not been added to a mesh: mesh.add(...) it first")
 
     def tell(self, commit: Commit) -> None:
         """Log what a commit has to say."""

@@ -1,12 +1,12 @@
 """The public Mailbox: pull from it, look into it, empty it."""
 
-import anyio
-
 from flowmesh._core.commits import Purge
 from flowmesh._core.mailbox import Mailbox as CoreMailbox
-from flowmesh._core.mailbox import MailboxStatistics
+from flowmesh._core.numbers import MailboxStatistics
+from flowmesh._runtime.consuming import Deliveries
+from flowmesh._runtime.delivery import Delivery
 from flowmesh._runtime.engine import Engine
-from flowmesh._runtime.pulling import Deliveries, Delivery
+from flowmesh._runtime.exchange import Home
 from flowmesh.message import Message
 from flowmesh.policies import MailboxOptions
 
@@ -16,9 +16,22 @@ __all__ = ["Mailbox"]
 class Mailbox:
     """A mailbox of a mesh; declare it with `mesh.mailbox`, or let an actor bring its own."""
 
-    __slots__ = ("_engine", "core")
+    __slots__ = ("_engine", "core", "home")
 
-    def __init__(self, engine: Engine, core: CoreMailbox) -> None:
+    def __init__(self, engine: Engine, core: CoreMailbox, home: Home | None = None) -> None:
+        self.home = home
+        self.attach(engine, core)
+
+    @classmethod
+    def of(cls, engine: Engine, core: CoreMailbox) -> "Mailbox":
+        """Return the one handle by which an engine's users know this mailbox."""
+        face: Mailbox | None = engine.faces.get(core)
+        if face is None:
+            face = engine.faces[core] = cls(engine, core)
+        return face
+
+    def attach(self, engine: Engine, core: CoreMailbox) -> None:
+        """Stand for this mailbox from now on: its part has been added to a mesh."""
         self._engine = engine
         self.core = core
 
@@ -36,11 +49,16 @@ class Mailbox:
         return self.core.options
 
     @property
+    def engine(self) -> Engine:
+        """The engine that it is in."""
+        return self._engine
+
+    @property
     def endpoint(self) -> CoreMailbox:
         """The core's end of a binding to it."""
         return self.core
 
-    def consume(self, prefetch: int = 16) -> Deliveries:
+    def consume(self, prefetch: int = 16, *, priority: int = 0) -> Deliveries:
         """Return an asynchronous context manager that yields deliveries, to be settled by the caller.
 
             async with mailbox.consume(prefetch=16) as deliveries:
@@ -54,14 +72,19 @@ class Mailbox:
 
         Args:
             prefetch: how many deliveries may be unsettled at a time.
+            priority: the higher, the sooner it is served: others get copies only while those above them have `prefetch`
+                deliveries unsettled, asked for or not. Equal ones take turns. Without a say where the mailbox is
+                `single_active`: there the first consumer is served, and the next when that one leaves.
 
         Raises:
             PreconditionFailed: an actor is fed from it.
-            ValueError: prefetch is not a positive whole number.
+            ValueError: prefetch is not a positive whole number, or priority no whole number.
         """
         if type(prefetch) is not int or prefetch < 1:
             raise ValueError(f"prefetch must be a whole number of at least 1, not {prefetch!r}")
-        return Deliveries(self._engine.pulling(self.core), prefetch)
+        if type(priority) is not int:
+            raise ValueError(f"priority must be a whole number, not {priority!r}")
+        return Deliveries(self._engine.residents.pulling(self.core), prefetch, priority)
 
     async def get(self) -> Delivery:
         """Return the next delivery; wait in line for one.
@@ -71,12 +94,12 @@ class Mailbox:
         Cancellation: no copy is leased.
 
         Raises:
-            PreconditionFailed: an actor is fed from it, or was declared on it meanwhile.
+            PreconditionFailed: an actor is fed from it, or was declared on it meanwhile; or it is `single_active`.
             NotRunning, MeshStopped: the mesh hands out nothing now.
             MeshError: the caller is in a foreign thread.
             NotFound: it has been deleted.
         """
-        return await self._engine.pulling(self.core).get()
+        return await self._engine.residents.pulling(self.core).get_one()
 
     def get_nowait(self) -> Delivery:
         """Return the next delivery.
@@ -85,18 +108,13 @@ class Mailbox:
             anyio.WouldBlock: none is ready.
             PreconditionFailed, NotRunning, MeshStopped, MeshError, NotFound: as `get`.
         """
-        pulling = self._engine.pulling(self.core)
-        pulling.check()
-        delivery = pulling.take()
-        if delivery is None:
-            raise anyio.WouldBlock
-        return delivery
+        return self._engine.residents.pulling(self.core).take_now()
 
     def purge(self) -> int:
         """End every ready copy, and return how many there were; leased and delayed ones stay. Their askers get NoReply."""
         ground = self._engine.ground
         ready = self.core.ready
-        ground.ledger.commit(Purge(self.core), now=self._engine.moment()[0])
+        ground.ledger.commit(Purge(self.core), now=self._engine.ground.moment()[0])
         self.core.refresh()
         ground.look_idle()
         return ready
@@ -107,7 +125,7 @@ class Mailbox:
 
     def statistics(self) -> MailboxStatistics:
         """Return its numbers of this moment."""
-        return self.core.statistics(*self._engine.moment())
+        return self.core.statistics(*self._engine.ground.moment())
 
     def delete(self, *, if_unused: bool = False, if_empty: bool = False) -> int:
         """Delete it with the bindings to it, and return how many ready copies were purged; one that is gone gives 0.
@@ -117,4 +135,5 @@ class Mailbox:
         Raises:
             PreconditionFailed: `if_unused` and it has consumers, or `if_empty` and it has ready copies.
         """
-        return self._engine.delete_mailbox(self.core, if_unused=if_unused, if_empty=if_empty)
+        self._engine.ground.check_declared(self)
+        return self._engine.residents.delete_mailbox(self.core, if_unused=if_unused, if_empty=if_empty)

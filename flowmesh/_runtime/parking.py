@@ -113,7 +113,7 @@ class AsyncioParking:
 
     def call_soon(self, call: Callable[[], None]) -> None:
         """Use the loop's own way in; a loop that has been closed has nobody left to tell."""
-        if not self._loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # Asking first would not do: it may be closed between the two.
             self._loop.call_soon_threadsafe(call)
 
 

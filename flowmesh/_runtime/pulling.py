@@ -1,136 +1,147 @@
-"""Pulling without an actor: deliveries that a consumer settles itself.
+"""Pulling without an actor: the line of consumers that wait at a mailbox, and what they lease.
 
-Waiting consumers of one mailbox stand in line; the first is woken when there is a copy, looks again, and wakes the next if
-there is more.  A consumer that leaves passes a wake-up on.
+Waiting consumers of one mailbox stand in line, by priority and then as they came; the first is woken when there is a copy,
+looks again, and wakes the next if there is more.  A consumer that leaves passes a wake-up on.
+
+Consumers of higher priority are served first while they have places: before one of lower priority gets a copy, those above it
+that have a place are given theirs, to be found when they ask (RabbitMQ's x-priority).  With `single_active` only the window
+that was opened first has places.
 """
 
+import functools
 import math
-import warnings
-import weakref
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from threading import get_ident
-from typing import Final, Self
 
-from flowmesh._core.commits import Ack, Back, Dead, Settle, Verdict
+import anyio
+
+from flowmesh._core.commits import Back, Settle, Verdict
 from flowmesh._core.entry import Entry
 from flowmesh._core.mailbox import Mailbox
+from flowmesh._runtime.delivery import Delivery, Window
 from flowmesh._runtime.ground import Ground, Phase
 from flowmesh._runtime.parking import Waiter
-from flowmesh.errors import AlreadySettled, MeshError, MeshStopped, NotFound, NotRunning, PreconditionFailed
+from flowmesh.errors import MeshError, MeshStopped, NotFound, PreconditionFailed
 from flowmesh.message import Message
 
-__all__ = ["Deliveries", "Delivery", "Pulling"]
-
-_VERBS: Final = {Ack: "acked", Back: "handed back", Dead: "rejected"}
-
-
-class Delivery:
-    """One handing-out of a message, to be settled exactly once.
-
-    Garbage-collected unsettled, it goes back with a ResourceWarning.
-    """
-
-    __slots__ = ("__weakref__", "_pulling", "_settled", "entry", "window")
-
-    def __init__(self, pulling: "Pulling", entry: Entry) -> None:
-        self._pulling = pulling
-        self.entry = entry
-        self.window: Deliveries | None = None
-        self._settled: str | None = None
-
-    @property
-    def message(self) -> Message:
-        """The message."""
-        return self.entry.message
-
-    @property
-    def attempt(self) -> int:
-        """1, and one more for each exception or time limit before."""
-        return self.entry.failures + 1
-
-    @property
-    def redelivered(self) -> bool:
-        """This copy was, or may have been, handed out before."""
-        return self.entry.redelivered
-
-    async def ack(self) -> None:
-        """End the delivery: done. Takes effect at once; no checkpoint.
-
-        Raises:
-            AlreadySettled: it was settled before.
-        """
-        self._settle(Ack())
-
-    async def nack(self, *, delay: float = 0.0) -> None:
-        """Hand the copy back, to be handed out again at its place, now or after `delay` seconds.
-
-        Counts towards `max_deliveries`; past that it is a dead letter.
-
-        Raises:
-            AlreadySettled: it was settled before.
-            ValueError: a delay that is negative or not finite.
-        """
-        if not (delay >= 0 and math.isfinite(delay)):
-            raise ValueError(f"delay must be zero or more seconds, not {delay!r}")
-        self._settle(Back(delay, "handout"))
-
-    async def reject(self, reason: str = "") -> None:
-        """Make the copy a dead letter.
-
-        Raises:
-            AlreadySettled: it was settled before.
-        """
-        self._settle(Dead("rejected", reason))
-
-    @property
-    def is_settled(self) -> bool:
-        """It has been settled."""
-        return self._settled is not None
-
-    def hand_back(self) -> None:
-        """Hand it back uncounted, if it is not settled: its consumer has left."""
-        if self._settled is None:
-            self._settle(Back())
-
-    def _settle(self, verdict: Ack | Back | Dead) -> None:
-        if self._settled is not None:
-            raise AlreadySettled(
-                f"the delivery of message {self.message.id} has already been {self._settled}: settle each delivery once",
-                message=self.message,
-            )
-        self._settled = _VERBS[type(verdict)]
-        self._pulling.settle(self.entry, verdict, self.window)
-
-    def __del__(self) -> None:
-        # Also runs for a half-made object, and in any thread.
-        if getattr(self, "_settled", "") is None:
-            self._pulling.forgotten(self.entry, self.window)
-            warnings.warn(
-                f"a delivery of message {self.entry.message.id} from mailbox {self._pulling.mailbox.name!r} was forgotten: "
-                "it goes back; settle it with ack(), nack() or reject()",
-                ResourceWarning,
-                stacklevel=2,
-                source=self,
-            )
+__all__ = ["Left", "Pulling"]
 
 
 class Left(Exception):
     """The block of these deliveries has been left, by another task."""
 
 
-class Pulling:
-    """The manual consumers of one mailbox."""
+class Place(Waiter):
+    """One consumer's place in the line."""
 
-    def __init__(self, ground: Ground, mailbox: Mailbox) -> None:
+    __slots__ = ("priority",)
+
+    def __init__(self, priority: int) -> None:
+        super().__init__()
+        self.priority = priority
+
+
+class Pulling:
+    """The manual consumers of one mailbox. `used` is called whenever one has left."""
+
+    def __init__(self, ground: Ground, mailbox: Mailbox, used: Callable[[], None]) -> None:
         self._ground = ground
         self.mailbox = mailbox
-        self._line: deque[Waiter] = deque()
-        self.windows: set[Deliveries] = set()
+        self._used = used
+        self._line: deque[Place] = deque()
+        self._windows: dict[Window, None] = {}
+        self._highest = -math.inf  # the priority of a window
         self._taken_by: str | None = None
-        self._forgotten: deque[tuple[Entry, Deliveries | None]] = deque()
 
-    def take(self) -> Delivery | None:
+    # Who consumes
+
+    @property
+    def is_awaited(self) -> bool:
+        """Somebody stands in line."""
+        return bool(self._line)
+
+    def is_active(self, window: Window) -> bool:
+        """It is handed deliveries, and does not stand by."""
+        return not self.mailbox.options.single_active or next(iter(self._windows), None) is window
+
+    def open(self, window: Window) -> None:
+        """Count a window as a consumer, behind the others that are open.
+
+        Raises:
+            PreconditionFailed, NotRunning, MeshStopped, NotFound, MeshError: as `check`.
+        """
+        self.check()
+        self._windows[window] = None
+        self._highest = max(self._highest, window.priority)
+        self.mailbox.consumers += 1
+
+    def close(self, window: Window) -> None:
+        """Count it no longer; if it was the active one of its mailbox, the next is."""
+        del self._windows[window]
+        self._highest = max((other.priority for other in self._windows), default=-math.inf)
+        self.mailbox.consumers -= 1
+        self._used()
+        self.wake_all()
+
+    # Taking
+
+    def take_now(self) -> Delivery:
+        """Lease the next copy for somebody who does not wait.
+
+        Raises:
+            WouldBlock: none is ready.
+            PreconditionFailed, NotRunning, MeshStopped, NotFound, MeshError: as `check` and `get`.
+        """
+        self.check()
+        self._check_get()
+        delivery = self._take_for(0)
+        self._used()
+        if delivery is None:
+            raise anyio.WouldBlock
+        return delivery
+
+    async def get_one(self) -> Delivery:
+        """Lease the next copy for somebody without a window; as `get`.
+
+        Cancellation: no copy is leased.
+
+        Raises:
+            PreconditionFailed: only windows are served here; or as `check`.
+            NotRunning, MeshStopped, NotFound, MeshError: as `check`.
+        """
+        self.check()
+        self._check_get()
+        try:
+            return await self.get()
+        finally:
+            self._used()
+
+    def _check_get(self) -> None:
+        if self.mailbox.options.single_active:
+            raise PreconditionFailed(
+                f"mailbox {self.mailbox.name!r} has a single active consumer, which a get would go around: "
+                "use async with mailbox.consume()"
+            )
+
+    def _take_for(self, priority: int) -> Delivery | None:
+        """Lease the next copy for a consumer of this priority, once those above it that have a place were given theirs."""
+        if self._line and self._line[0].priority > priority:
+            return None  # It has been woken for what there is.
+        while self._highest > priority:
+            above = [window for window in self._windows if window.priority > priority and window.has_place]
+            if not above:
+                break
+            highest = max(window.priority for window in above)
+            for window in above:
+                if window.priority == highest:
+                    delivery = self._take()
+                    if delivery is None:
+                        return None
+                    window.keep(delivery)
+        return self._take()
+
+    def _take(self) -> Delivery | None:
         """Lease the next copy, or return None."""
         ground, mailbox = self._ground, self.mailbox
         item = ground.ledger.take(mailbox, ground.now())
@@ -141,9 +152,11 @@ class Pulling:
             entered = min(item.timestamp - ground.wall_offset, ground.now())
             item = mailbox.lease_plain(item, mailbox.popped - 1, entered)
         ground.leases += 1
+        if ground.observing is not None:
+            ground.observing.handed_out(item.message, mailbox.name, actor=None, attempt=item.failures + 1)
         return Delivery(self, item)
 
-    async def get(self, window: "Deliveries | None" = None) -> Delivery:
+    async def get(self, window: Window | None = None) -> Delivery:
         """Lease the next copy; wait in line for one. Suspends only when there is none, or when the caller's turn is over.
 
         Cancellation: no copy is leased.
@@ -158,10 +171,14 @@ class Pulling:
             await ground.breathe()
             self.check(window)
         ground.budget -= 1
-        if not self._line and (delivery := self.take()) is not None:
+        priority = 0 if window is None else window.priority
+        place = len(self._line)
+        while place and self._line[place - 1].priority < priority:
+            place -= 1
+        if not place and (delivery := self._take_for(priority)) is not None:
             return delivery
-        waiter = Waiter()
-        self._line.append(waiter)
+        waiter = Place(priority)
+        self._line.insert(place, waiter)
         delivery = None
         try:
             while delivery is None:
@@ -170,7 +187,7 @@ class Pulling:
                 await ground.parking.park(waiter)
                 self.check(window)
                 if self._line[0] is waiter:
-                    delivery = self.take()
+                    delivery = self._take_for(priority)
         finally:
             self._line.remove(waiter)
             if self._line:
@@ -179,7 +196,7 @@ class Pulling:
                     self._wake_first()
         return delivery
 
-    def settle(self, entry: Entry, verdict: Verdict, window: "Deliveries | None") -> None:
+    def settle(self, entry: Entry, verdict: Verdict, window: Window | None) -> None:
         """Carry out a verdict."""
         ground = self._ground
         commit = ground.ledger.commit(Settle(self.mailbox, entry, verdict), now=ground.now())
@@ -189,10 +206,9 @@ class Pulling:
             window.release(entry)
         ground.look_idle()
 
-    def forgotten(self, entry: Entry, window: "Deliveries | None") -> None:
+    def forgotten(self, entry: Entry, window: Window | None) -> None:
         """Hand back the copy of a forgotten delivery, from wherever the collector runs."""
-        self._forgotten.append((entry, window))
-        self._ground.parking.call_soon(self.take_forgotten)
+        self._ground.do_soon(functools.partial(self.settle, entry, Back(), window))
 
     async def park(self, waiter: Waiter) -> None:
         """Wait to be woken with `wake`.
@@ -209,10 +225,10 @@ class Pulling:
         """Make every consumer look at the mesh's phase again."""
         for waiter in self._line:
             self._ground.parking.wake(waiter)
-        for window in self.windows:
+        for window in self._windows:
             window.wake_all()
 
-    def check(self, window: "Deliveries | None" = None) -> None:
+    def check(self, window: Window | None = None) -> None:
         """Refuse a consumer that cannot be served, or whose window has been closed.
 
         Raises:
@@ -225,7 +241,7 @@ class Pulling:
         """
         ground = self._ground
         if ground.phase in (Phase.NEW, Phase.STARTING):
-            raise NotRunning(f"mesh {ground.name!r} {ground.phase.value}: pull from a mailbox inside 'async with mesh'")
+            raise ground.not_running("pull from a mailbox inside 'async with mesh'")
         if ground.phase is not Phase.RUNNING:
             raise MeshStopped(f"mesh {ground.name!r} {ground.phase.value}: nothing more is handed out") from ground.cause
         if get_ident() != ground.thread:
@@ -238,128 +254,23 @@ class Pulling:
                 f"mailbox {self.mailbox.name!r} now feeds actor {self._taken_by!r}: bind a mailbox of its own to pull from"
             )
         if self.mailbox.deleted:
-            raise NotFound(f"mailbox {self.mailbox.name!r} has been deleted: declare it again to pull from it")
+            raise NotFound(
+                f"mailbox {self.mailbox.name!r} has been deleted{_why(self.mailbox)}: declare it again to pull from it"
+            )
         if window is not None and not window.is_open:
             raise Left
 
     def take_over(self, actor: str) -> None:
         """Turn the consumers away: from now on an actor is fed from the mailbox. What they have in hand they settle."""
         self._taken_by = actor
+        for window in self._windows:
+            window.put_back()
         self.wake_all()
-
-    def take_forgotten(self) -> None:
-        """Hand back what was forgotten; also what was when no loop ran."""
-        while self._forgotten:
-            entry, window = self._forgotten.popleft()
-            self.settle(entry, Back(), window)
 
     def _wake_first(self) -> None:
         if self._line:
             self._ground.parking.wake(self._line[0])
 
 
-class Deliveries:
-    """What `mailbox.consume` yields: deliveries one after another, at most `prefetch` of them unsettled.
-
-    The iteration ends when the mesh drains or the mailbox is deleted. Leaving hands back what is unsettled. Several tasks may
-    iterate over it; they share the `prefetch`.
-    """
-
-    def __init__(self, pulling: Pulling, prefetch: int) -> None:
-        self._pulling = pulling
-        self._prefetch = prefetch
-        # Weak, so that a forgotten delivery is noticed.
-        self._out: dict[Entry, weakref.ref[Delivery]] = {}
-        self._fetching = 0  # iterations that have a place among the `prefetch`, and no delivery yet
-        self._line: deque[Waiter] = deque()  # those that wait for a place
-        self.is_open = False
-
-    async def __aenter__(self) -> Self:
-        """Begin to consume.
-
-        Raises:
-            PreconditionFailed: it is entered twice, or an actor is fed from the mailbox.
-            NotRunning, MeshStopped, NotFound: as `mailbox.get`.
-        """
-        if self.is_open:
-            raise PreconditionFailed("these deliveries are being consumed already: call mailbox.consume() for each block")
-        self._pulling.check()
-        self.is_open = True
-        self._pulling.windows.add(self)
-        self._pulling.mailbox.consumers += 1
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        """Hand back what is unsettled, and end the iterations of other tasks."""
-        self.is_open = False
-        self._pulling.windows.discard(self)
-        self._pulling.mailbox.consumers -= 1
-        for reference in list(self._out.values()):
-            delivery = reference()
-            if delivery is not None:
-                delivery.hand_back()
-        self._pulling.wake_all()
-        self.wake_all()
-
-    def __aiter__(self) -> AsyncIterator[Delivery]:
-        """Iterate over the deliveries."""
-        return self
-
-    async def __anext__(self) -> Delivery:
-        """Return the next delivery; wait for one, and for a place among the unsettled ones.
-
-        Cancellation: no copy is leased.
-
-        Raises:
-            PreconditionFailed: it is not entered, or an actor is fed from the mailbox now.
-        """
-        if not self.is_open:
-            raise PreconditionFailed("iterate inside the block: async with mailbox.consume() as deliveries: ...")
-        try:
-            await self._take_place()
-            try:
-                delivery = await self._pulling.get(self)
-            finally:
-                self._fetching -= 1
-        except (MeshStopped, NotFound, Left):
-            raise StopAsyncIteration from None
-        finally:
-            self._wake_first()
-        delivery.window = self
-        self._out[delivery.entry] = weakref.ref(delivery)
-        return delivery
-
-    def release(self, entry: Entry) -> None:
-        """Count one unsettled delivery less."""
-        self._out.pop(entry, None)
-        self._wake_first()
-
-    def wake_all(self) -> None:
-        """Make everybody who waits for a place look at the mesh's phase again."""
-        for waiter in self._line:
-            self._pulling.wake(waiter)
-
-    @property
-    def _has_place(self) -> bool:
-        return len(self._out) + self._fetching < self._prefetch
-
-    async def _take_place(self) -> None:
-        """Take a place among the unsettled ones; wait in line for it.
-
-        Cancellation: no place is taken.
-        """
-        if self._line or not self._has_place:
-            self._pulling.check()
-            waiter = Waiter()
-            self._line.append(waiter)
-            try:
-                while not (self._line[0] is waiter and self._has_place):
-                    await self._pulling.park(waiter)
-                    self._pulling.check(self)
-            finally:
-                self._line.remove(waiter)
-        self._fetching += 1
-
-    def _wake_first(self) -> None:
-        if self._line and self._has_place:
-            self._pulling.wake(self._line[0])
+def _why(mailbox: Mailbox) -> str:
+    return f" (nobody used it for {mailbox.options.expires:g} s, its expires=)" if mailbox.lapsed else ""

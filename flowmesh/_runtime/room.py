@@ -8,13 +8,13 @@ and consumers around their fast paths.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from flowmesh._core.mailbox import Mailbox
-from flowmesh._core.waits import closed_ring
 from flowmesh._runtime.cell import Cell
 from flowmesh._runtime.ground import Ground
 from flowmesh._runtime.parking import Waiter
+from flowmesh._runtime.waiting import Waits
 
 __all__ = ["Room"]
 
@@ -33,12 +33,12 @@ class Place(Waiter):
 class Room:
     """All lines and holds of one mesh.
 
-    `release` is called with an actor whose last hold has ended; `consumers_of` gives the actors of a mailbox.
+    `release` is called with an actor whose last hold has ended; `waits` knows who waits for whom.
     """
 
-    def __init__(self, ground: Ground, consumers_of: Callable[[Mailbox], list[Cell]], release: Callable[[Cell], None]) -> None:
+    def __init__(self, ground: Ground, waits: Waits, release: Callable[[Cell], None]) -> None:
         self._ground = ground
-        self._consumers_of = consumers_of
+        self.waits = waits
         self._release = release
         self._lines: dict[Mailbox, deque[Place | Cell]] = {}
         self._warned: set[frozenset[str]] = set()
@@ -48,13 +48,21 @@ class Room:
         """A new sender would have to wait here."""
         return mailbox.options.overflow == "wait" and (mailbox in self._lines or not mailbox.has_room())
 
-    async def wait(self, mailbox: Mailbox) -> None:
+    async def wait(self, mailbox: Mailbox, *, noted: bool = False) -> None:
         """Wait in line until it is this sender's turn and there is room, or the mailbox is gone.
 
         Cancellation: leaves the line; the others keep their order.
+
+        Args:
+            mailbox: whose line.
+            noted: the wait has been noted in `waits`.
+
+        Raises:
+            DeadlockError: the sender is a turn, and would wait for itself.
         """
         ground = self._ground
         ground.check_sender()
+        wait = None if noted else self.waits.room(mailbox)
         place = Place(ground.in_turn())
         line = self._lines.setdefault(mailbox, deque())
         line.append(place)
@@ -68,6 +76,8 @@ class Room:
                     ground.check_sender()
                 passed = mailbox.deleted or (line[0] is place and mailbox.has_room())
         finally:
+            if wait is not None:
+                self.waits.end(wait)
             line.remove(place)
             ground.parked_senders -= 1
             self._leave(mailbox, line)
@@ -94,24 +104,32 @@ class Room:
         """Hand the actor nothing more until the mailbox has room, unless that would close a ring of held actors."""
         if mailbox in cell.held_by:
             return
-        ring = closed_ring(cell, mailbox, consumers_of=self._consumers_of, held_by=lambda held: held.held_by)
+        cell.hold(mailbox)
+        ring = self.waits.ring_of_hold(cell)
         if ring is not None:
-            names = frozenset(member.name for member in ring)
+            cell.held_by.discard(mailbox)
+            cell.reopen()
+            names = frozenset(ring)
             if names in self._warned:
                 return
             self._warned.add(names)
             self._ground.log.warning(
                 "actors wait for room in a ring (%s): mailbox %r grows beyond its capacity of %d instead",
-                " -> ".join([*(member.name for member in ring), ring[0].name]),
+                " -> ".join(ring),
                 mailbox.name,
                 mailbox.options.capacity,
             )
             return
-        cell.held_by.add(mailbox)
-        cell.reopen()
         self.held.add(cell)
         self._lines.setdefault(mailbox, deque()).append(cell)
         self._want(mailbox)
+
+    def lines(self) -> Iterator[tuple[Mailbox, int, int]]:
+        """Iterate over the mailboxes with a line: how many senders stand in it, and how many of them are turns."""
+        for mailbox, line in self._lines.items():
+            places = [place for place in line if isinstance(place, Place)]
+            if places:
+                yield mailbox, len(places), sum(place.from_turn for place in places)
 
     def turn_away(self, *, everybody: bool) -> None:
         """Make every sender that is not part of a turn, or everybody, look at the mesh's phase again."""

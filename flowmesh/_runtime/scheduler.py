@@ -19,9 +19,13 @@ from anyio.abc import TaskGroup
 
 from flowmesh._core.entry import NO_LANE, State
 from flowmesh._core.mailbox import EMPTY, Mailbox
+from flowmesh._runtime.arranging import Arrangement
 from flowmesh._runtime.asking import Ask
+from flowmesh._runtime.autoscaling import Scaler
 from flowmesh._runtime.cell import Cell
 from flowmesh._runtime.ground import TURN_MESSAGES, TURN_SECONDS, Ground
+from flowmesh._runtime.lineage import task_here
+from flowmesh._runtime.tracing import begin, end_failed
 from flowmesh._runtime.turns import Turns
 from flowmesh._runtime.worker import Doom, Worker, current_worker
 from flowmesh.message import PLAIN, Message
@@ -36,47 +40,82 @@ MAX_SPARE: Final = 256
 
 
 class Scheduler:
-    """All actors and workers of one mesh."""
+    """All actors and workers of one mesh. `gathering`: the actors whose messages wait for others."""
 
     def __init__(self, ground: Ground, turns: Turns) -> None:
         self._ground = ground
         self.ready: deque[Cell] = deque()
         self.workers: set[Worker] = set()
         self.parked: list[Worker] = []
-        self.feeds: dict[Mailbox, list[Cell]] = {}
+        self._feeds: dict[Mailbox, Cell | list[Cell]] = {}  # the usual only actor of a mailbox itself
         self._waking = False
         self._yielding = 0
         self.stopping = True
         self._group: TaskGroup | None = None
         self._turns = turns
+        self.gathering: set[Cell] = set()
 
     # Actors
 
     def consumers_of(self, mailbox: Mailbox) -> list[Cell]:
         """Return the actors that are fed from a mailbox."""
-        return self.feeds.get(mailbox, [])
+        feed = self._feeds.get(mailbox)
+        if feed is None:
+            return []
+        return feed if isinstance(feed, list) else [feed]
+
+    def _cells(self) -> list[Cell]:
+        """Return all actors."""
+        return [cell for feed in self._feeds.values() for cell in (feed if isinstance(feed, list) else (feed,))]
+
+    def serving(self, mailbox: Mailbox) -> list[Cell]:
+        """Return those of them that are handed its messages: with `single_active` the first alone."""
+        feed = self.consumers_of(mailbox)
+        return feed[:1] if mailbox.options.single_active else feed
 
     def join(self, cell: Cell) -> None:
-        """Feed an actor from its mailbox."""
+        """Feed an actor from its mailbox; behind the others that are, if only one may be active."""
         box = cell.box
-        feed = self.feeds.setdefault(box, [])
-        feed.append(cell)
+        if box.options.single_active and box in self._feeds:
+            cell.standby = True
+        feed = self._feeds.get(box)
+        if feed is None:
+            self._feeds[box] = cell
+        elif isinstance(feed, list):
+            feed.append(cell)
+        else:
+            self._feeds[box] = [feed, cell]
         cell.pool = self
+        if cell.autoscale is not None:
+            cell.scaler = Scaler(self._ground, cell, cell.autoscale, self.open)
+        if cell.gathering is not None:
+            cell.gathering.attach(self._ground)
+            self.gathering.add(cell)
         box.consumers += 1
-        self._listen(feed)
+        self._listen(box)
         if not self.stopping:
             self.open(cell)
 
     def leave(self, cell: Cell) -> None:
-        """Feed it no longer."""
-        feed = self.feeds[cell.box]
-        feed.remove(cell)
-        cell.box.consumers -= 1
-        if feed:
-            self._listen(feed)
+        """Feed it no longer; the next takes over if it was on standby."""
+        box = cell.box
+        feed = self._feeds[box]
+        box.consumers -= 1
+        if isinstance(feed, list):
+            feed.remove(cell)
+            first = feed[0]
+            if len(feed) == 1:
+                self._feeds[box] = first
+            self._listen(box)
+            if first.standby:
+                first.standby = False
+                self.open(first)
         else:
-            del self.feeds[cell.box]
-            cell.box.armed = False
+            del self._feeds[box]
+            box.armed = False
+        if cell.gathering is not None:
+            self.gathering.discard(cell)
+            cell.gathering.release()
 
     def open(self, cell: Cell) -> None:
         """Let an actor run, if nothing else keeps it from running; once stopping, nothing does."""
@@ -85,12 +124,18 @@ class Scheduler:
         if cell.limiter is None and not cell.handler.is_async:
             cell.limiter = anyio.CapacityLimiter(cell.slots)
         if cell.reopen():
+            if cell.scaler is not None:
+                cell.scaler.wake()
             self._rest(cell)
             self.serve()
 
-    def _listen(self, feed: list[Cell]) -> None:
+    def _listen(self, mailbox: Mailbox) -> None:
         """Let the mailbox tell its actors, the usual only one directly."""
-        feed[0].box.on_ready = feed[0] if len(feed) == 1 else functools.partial(_tell_all, feed)
+        feed = self._feeds[mailbox]
+        if not isinstance(feed, list) and feed.scaler is None:
+            mailbox.on_ready = feed
+        else:
+            mailbox.on_ready = functools.partial(_tell_all, feed if isinstance(feed, list) else [feed])
 
     def _rest(self, cell: Cell) -> None:
         """See what an actor does after a slot of it became free: list it again, or let its mailbox tell."""
@@ -98,7 +143,7 @@ class Scheduler:
             if not cell.running:
                 for waiter in cell.stopping:
                     self._ground.parking.wake(waiter)
-        elif cell.box.has_next:
+        elif cell.box.has_next or (cell.gathering is not None and cell.gathering.look()):
             if not cell.listed:
                 cell.listed = True
                 self.ready.append(cell)
@@ -107,24 +152,30 @@ class Scheduler:
 
     # Workers
 
-    def start(self, group: TaskGroup) -> None:
-        """Start handing out messages; workers live in `group`."""
+    def start(self, group: TaskGroup, arranged: Arrangement | None = None) -> None:
+        """Start handing out messages; workers live in `group`. `arranged`: what decides who is next."""
         self._group = group
+        listed = self.ready
+        self.ready = deque() if arranged is None else arranged.ready(self._ground)
+        self.ready.extend(listed)
+        self.parked = [] if arranged is None else arranged.parked()
+        self._turns.workers = self.workers = set() if arranged is None else arranged.workers()
         self.stopping = False
         self._waking = False
         self._yielding = 0
-        for feed in self.feeds.values():
-            for cell in feed:
+        for cell in self._cells():
+            if cell.limiter is not None:
                 cell.limiter = None
-                self.open(cell)
+            if cell.scaler is not None:
+                cell.scaler.reset()
+            self.open(cell)
 
     def stop(self) -> None:
         """Hand out nothing more; handlers that run go on."""
         self.stopping = True
-        for feed in self.feeds.values():
-            for cell in feed:
-                cell.closed = True
-                cell.listed = False
+        for cell in self._cells():
+            cell.closed = True
+            cell.listed = False
         self.ready.clear()
         while self.parked:
             self._ground.parking.wake(self.parked.pop().waiter)
@@ -134,6 +185,18 @@ class Scheduler:
         for worker in list(self.workers):
             worker.cancel(why)
 
+    def overtake(self, message: Message, mailbox: Mailbox) -> None:
+        """Cancel the handler that has this message from this mailbox: a later fire of its schedule has come."""
+        for worker in list(self.workers):
+            if worker.message is message and worker.cell is not None and worker.cell.box is mailbox:
+                worker.cancel("overtaken")
+
+    def cancel_of(self, cell: Cell) -> None:
+        """Cancel the handlers of one actor that run: their messages go back."""
+        for worker in list(self.workers):
+            if worker.cell is cell:
+                worker.cancel("stop")
+
     def running(self) -> list[str]:
         """Name the handlers that run, with their messages, as a log line begins with them. May be called from any thread."""
         found: list[str] = []
@@ -141,6 +204,15 @@ class Scheduler:
             cell, message = worker.cell, worker.message
             if cell is not None and message is not None:
                 found.append(f"actor {cell.name!r} (message {message.id})")
+        return found
+
+    def running_for(self, seconds: float, now: float) -> dict[Cell, dict[str, float]]:
+        """Return the turns that have been running for more than so many seconds: for how long, by actor and message id."""
+        found: dict[Cell, dict[str, float]] = {}
+        for worker in self.workers:
+            cell, message = worker.cell, worker.message
+            if cell is not None and message is not None and now - worker.since > seconds:
+                found.setdefault(cell, {})[message.id] = now - worker.since
         return found
 
     @property
@@ -167,6 +239,9 @@ class Scheduler:
     async def _work(self, worker: Worker) -> None:
         self._waking = False
         current_worker.set(worker)
+        worker.task = task_here()
+        if self._ground.tracing is not None:
+            worker.home = self._ground.tracing.follow(worker)
         worker.clean = contextvars.copy_context()
         worker.cancelling = self._ground.parking.cancelling()
         try:
@@ -196,8 +271,10 @@ class Scheduler:
         now = ground.now
         copy_context, clean, spare = contextvars.copy_context, worker.clean, ground.spare
         cancelling = worker.cancelling
+        tracing, span = ground.tracing, None
+        unchosen = 0.0 if tracing is None else tracing.draw()
         left = TURN_MESSAGES
-        ground.new_turn()
+        since = ground.new_turn()
         while not self.stopping:
             if not ready:
                 if len(self.parked) >= MAX_PARKED:
@@ -217,7 +294,8 @@ class Scheduler:
                         raise
                 self._waking = False
                 ground.budget = left = TURN_MESSAGES
-                ground.turn_ends = now() + TURN_SECONDS
+                since = now()
+                ground.turn_ends = since + TURN_SECONDS
                 continue
             cell = ready.popleft()
             cell.listed = False
@@ -235,7 +313,7 @@ class Scheduler:
                 self._wake_one()
             worker.cell = cell
             function, accepts, is_plain = cell.function, cell.accepts, cell.is_plain
-            needs_ledger, is_async = cell.lane_of is not None, cell.is_async
+            needs_ledger, leaves_with_asker = cell.needs_ledger, cell.leaves_with_asker
             try:
                 while not cell.closed:
                     if needs_ledger or box.careful:
@@ -259,7 +337,7 @@ class Scheduler:
                         item.place = place
                         item.queued = False
                         item.state = LEASED
-                        if is_async:
+                        if leaves_with_asker:
                             item.worker = worker
                     else:
                         entry = turns.begin(worker, cell, item, place)
@@ -281,6 +359,16 @@ class Scheduler:
                         body = entry.body
                     context = None
                     worker.message = message
+                    worker.since = since
+                    if tracing is not None:
+                        unchosen -= 1.0
+                        if unchosen < 0.0 or entry is not None or message.properties is not PLAIN:
+                            if entry is None and message.properties is PLAIN:
+                                span = worker.span = tracing.begin_plain(cell.name, box.name, message, now())
+                            else:
+                                span = worker.span = begin(tracing, cell, message, entry, now(), chosen=unchosen < 0.0)
+                            if unchosen == -1.0:
+                                unchosen = tracing.draw()
                     try:
                         if is_plain:
                             result = await function(body)
@@ -293,18 +381,27 @@ class Scheduler:
                             raise
                         if entry is None:
                             entry = box.lease_plain(message, place, message.timestamp - ground.wall_offset)
-                        if turns.settle_failure(worker, cell, entry, error, context):
+                        before = entry.failures
+                        is_ours = turns.settle_failure(worker, cell, entry, error, context)
+                        if span is not None:
+                            end_failed(worker, entry, error, counted=entry.failures > before)
+                            span = None
+                        if is_ours:
                             raise
                     else:
                         worker.message = None
                         if entry is None and context is None and message.properties is PLAIN:
                             box.acked += 1
-                        elif type(entry) is Ask and context is None and entry.lane is NO_LANE:
+                        elif type(entry) is Ask and context is None and entry.lane is NO_LANE and not needs_ledger:
                             entry.state = ENDED
                             box.acked += 1
                             entry.answer(result)
                         else:
                             turns.settle_success(cell, message, entry, result, context)
+                        if tracing is not None and span is not None:
+                            worker.span = None
+                            tracing.end(span, now(), ground.wall_offset)
+                            span = None
                         if worker.doomed is not None:
                             turns.note_late(worker, cell, message)
                     left -= 1
@@ -315,7 +412,8 @@ class Scheduler:
                     if cancelling is not None and cancelling():
                         left = 0
                         break
-                    if left <= 0 or now() >= ground.turn_ends:
+                    since = now()
+                    if left <= 0 or since >= ground.turn_ends:
                         left = 0
                         break
             finally:
@@ -325,7 +423,7 @@ class Scheduler:
                     cell.settle_call()
                     worker.is_alive = False
                 cell.running -= 1
-                if box.fresh or box.careful or cell.closed or cell.listed:
+                if box.fresh or box.careful or cell.closed or cell.listed or (needs_ledger and cell.gathering is not None):
                     self._rest(cell)
                 else:
                     box.armed = True
@@ -343,7 +441,7 @@ class Scheduler:
                     self._yielding -= 1
                 if cancelling is not None and cancelling():
                     ground.parking.forgive()  # a handler swallowed it
-                ground.new_turn()
+                since = ground.new_turn()
                 left = TURN_MESSAGES
 
     def _is_stray(self, error: BaseException) -> bool:
@@ -356,4 +454,6 @@ class Scheduler:
 
 def _tell_all(feed: list[Cell]) -> None:
     for cell in feed:
+        if cell.scaler is not None:
+            cell.scaler.wake()
         cell()

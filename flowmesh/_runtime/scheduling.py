@@ -1,114 +1,371 @@
-"""Schedules: a timer that sets itself again and publishes a message each time.
+"""Schedules: what fires again and again while a mesh runs.
 
-Due times are anchored at the start, so they do not drift.  With `overlap="skip"` a fire whose predecessor has not been
-settled yet is left out and counted; when the mesh was too late for several fires, the latest one is made up for.
+A schedule has at most one timer set, for its next due time, and one for what is to be done at once.  Which due times have
+been dealt with is the business of its Course (core); a plain interval is about the monotonic clock and begins anew at each
+start of its mesh, everything else is about the wall clock and goes on where it was.  A fire is published when it is made and
+never refused; `Round` follows its copies, so that the next fire knows whether it would overlap.
 """
 
 import datetime
-from collections.abc import Callable
-from typing import Any, Literal
+import itertools
+import math
+import random
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Final
 
-from flowmesh._core.commits import Publish
-from flowmesh._core.entry import Entry
 from flowmesh._core.exchanges import Exchange
-from flowmesh._core.schedules import next_interval
+from flowmesh._core.schedules import LOOKED_BACK, Course, Plan, on_overlap
 from flowmesh._core.timers import Timer
-from flowmesh._runtime.ground import Ground
-from flowmesh.message import Message
+from flowmesh._runtime.driver import WALL_JUMP
+from flowmesh._runtime.firing import Round, id_of
+from flowmesh._runtime.ground import TURN_MESSAGES, Ground, Phase
+from flowmesh._runtime.scheduler import Scheduler
+from flowmesh._runtime.statistics import ScheduleStatistics
+from flowmesh.errors import MeshStopped, PreconditionFailed
+from flowmesh.message import Fire
 
-__all__ = ["Overlap", "Schedule"]
+__all__ = ["Schedule"]
 
-Overlap = Literal["skip", "allow"]
+_TICK: Final = 1e-6
+"""Seconds: what a due time in an id is exact to."""
 
 
 class Schedule:
     """A rule that makes messages again and again.
 
-    `fired` and `skipped` count since the declaration. A fire's message has the id `<name>@<due>`, the due time in UTC.
+    `fired`, `skipped` (the one before was not settled) and `missed` (nobody was there in time, and it was not made up for)
+    count fires since the declaration. A fire's message has the id `<name>@<due>`, the due time in UTC, and is made once.
     """
 
-    def __init__(
-        self, ground: Ground, name: str, seconds: float, exchange: Exchange, key: str, body: Any, overlap: Overlap
-    ) -> None:
+    _ground: Ground
+    _exchange: Exchange
+    _key: str
+    _scheduler: Scheduler
+
+    def __init__(self, name: str, plan: Plan, body: Any) -> None:
         self.name = name
-        self.seconds = seconds
-        self.overlap = overlap
         self.fired = 0
         self.skipped = 0
+        self.missed = 0
         self.is_paused = False
         self.is_cancelled = False
+        self.known_in: list[dict[str, Schedule]] = []
+        self._plan = plan
+        self._body = body
+        self._course: Course | None = None
+        self._is_running = False
+        self._timer: Timer | None = None  # for the next due time
+        self._soon: Timer | None = None  # for what is to be done at once
+        self._due: float | None = None  # what the timer is for, on the schedule's own clock
+        self._late = 0.0  # how much later than that the timer is set on purpose
+        self._offset = 0.0  # from the schedule's own clock to the wall clock
+        self._told = -math.inf  # the last due time, in wall time, that an id was made of
+        self._triggered = -math.inf  # the last one of `trigger_now`
+        self._arrived: deque[float] = deque()  # due times that are to be made up for
+        self._waiting: deque[float] = deque()  # due times, in wall time, whose fire waits for the one before
+        self._unreported = 0  # missed since the last fire
+        self._round = Round(self._go_on)
+
+    def __repr__(self) -> str:
+        return f"<Schedule {self.name!r}>"
+
+    def attach(self, ground: Ground, exchange: Exchange, *, key: str, scheduler: Scheduler) -> None:
+        """Fire into this exchange from now on: it has been declared in a mesh, or its part has been added to one."""
         self._ground = ground
         self._exchange = exchange
         self._key = key
-        self._body = body
-        self._anchor = 0.0
-        self._number = 0
-        self._timer: Timer | None = None
-        self._previous: list[Entry] = []
+        self._scheduler = scheduler
+        self._has_lost_target = False
+
+    # What users ask and say
 
     @property
     def next_fire(self) -> datetime.datetime | None:
-        """When it fires next (UTC), or None: paused, cancelled, or its mesh is not running."""
-        if self._timer is None or self.is_paused:
+        """When it is due next (aware), or None: it is paused, cancelled or over, waits for a fire, or its mesh does not run."""
+        if self._due is None or self.is_paused:
             return None
-        return _utc(self._timer.due + self._ground.ledger.wall_offset)
+        return self._told_as(self._due + self._offset)
+
+    def upcoming(self, limit: int = 10, *, after: datetime.datetime | None = None) -> list[datetime.datetime]:
+        """Return the next due times, also before the mesh runs; a pause is not looked at.
+
+        Without `start=`, an interval counts from the start of its mesh: before that, as if it started now. With
+        `fixed_delay=True` it is as if every fire were settled at once.
+
+        Args:
+            limit: how many, at most.
+            after: the first one is later than this; None means now.
+
+        Raises:
+            ValueError: `after` has no time zone, or `limit` is negative.
+        """
+        if limit < 0:
+            raise ValueError(f"limit must be zero or more, not {limit!r}")
+        if after is not None and after.tzinfo is None:
+            raise ValueError(f"after must have a time zone, as in datetime.now(UTC), not {after!r}")
+        if self.is_cancelled:
+            return []
+        found = itertools.islice(self._dues(None if after is None else after.timestamp()), limit)
+        return [self._told_as(due) for due in found]
 
     def pause(self) -> None:
         """Fire no more until `resume`; due times meanwhile are passed over. Idempotent."""
         self.is_paused = True
+        self._give_up_arrived()
 
     def resume(self) -> None:
         """Fire again, at the due times that it would have had. Idempotent."""
+        if self.is_paused and self._is_running and self._course is not None:
+            self._course.pass_over(self._moment())
         self.is_paused = False
+        self._go_on()
 
     def cancel(self) -> None:
-        """End it for good; what has been fired goes on. Idempotent."""
+        """End it for good: its name is free again, what has been fired goes on, what waits is skipped. Idempotent."""
         self.is_cancelled = True
         self.stop()
+        self.skipped += len(self._waiting)
+        self._waiting.clear()
+        for schedules in self.known_in:
+            if schedules.get(self.name) is self:
+                del schedules[self.name]
+        self.known_in.clear()
+
+    def trigger_now(self) -> bool:
+        """Fire now, beside its due times, even if it is paused; `overlap` counts for this one as well.
+
+        Returns:
+            False if it was skipped, or went nowhere.
+
+        Raises:
+            NotRunning, MeshStopped: its mesh does not run, or drains.
+            MeshError: called from a foreign thread.
+            PreconditionFailed: it is cancelled.
+        """
+        ground = self._ground
+        if self.is_cancelled:
+            raise PreconditionFailed(f"schedule {self.name!r} is cancelled: declare it anew to fire it")
+        ground.check_sender()
+        if ground.phase is not Phase.RUNNING:
+            raise MeshStopped(f"mesh {ground.name!r} {ground.phase.value}: its schedules fire no more")
+        now = max(self._moment() + self._offset, self._triggered + _TICK)
+        following = None if self._due is None else self._due + self._offset
+        while now in (self._told, following) or now in self._waiting:
+            now += _TICK  # Its id is its own.
+        self._triggered = now
+        return self._offer(now)
+
+    def statistics(self) -> ScheduleStatistics:
+        """Return the numbers of this moment."""
+        return ScheduleStatistics(
+            fired=self.fired,
+            skipped=self.skipped,
+            missed=self.missed,
+            waiting=len(self._waiting),
+            next_fire=self.next_fire,
+            paused=self.is_paused,
+        )
+
+    # What the mesh says
+
+    def forget(self) -> None:
+        """Remember no due time that was dealt with: the next run is the first. For tests, whose clock begins anew."""
+        if not self._is_running:
+            self._course = None
+            self._told = -math.inf
 
     def start(self) -> None:
-        """Begin: the first fire is one interval from now. The mesh calls this."""
-        if not self.is_cancelled:
-            self._anchor = self._ground.now()
-            self._set(self._anchor)
+        """Begin. The mesh calls this."""
+        if self.is_cancelled:
+            return
+        ground = self._ground
+        now, wall = ground.now(), ground.clock.wall()
+        self._is_running = True
+        if self._course is None or not self._plan.on_wall:
+            self._course = self._plan.course_from(wall if self._plan.on_wall else now, wall)
+        if not self._plan.on_wall:
+            # Ids go on from where an earlier run had come to, should the wall clock have been set back meanwhile.
+            self._offset = max(wall, self._told) - now
+        if not self._plan.fixed_delay:
+            self._look(self._moment(), late=0.0)
+        elif not self._round.is_open:
+            self._set_timer(self._course.next(now))
+        self._go_on()
 
     def stop(self) -> None:
-        """Set no more timers. The mesh calls this when it drains."""
+        """Set no more timers; what waits for the fire before it goes on when the mesh is entered again. The mesh calls this."""
+        if not self._is_running:
+            return
+        self._is_running = False
+        self._clear_timer()
+        if self._soon is not None:
+            self._ground.ledger.timers.cancel(self._soon)
+            self._soon = None
+        self._give_up_arrived()
+        if self._waiting and not self.is_cancelled:
+            self._ground.log.warning(
+                "schedule %r stops while %d of its fires wait for the one before: they are made when the mesh is entered again",
+                self.name,
+                len(self._waiting),
+            )
+
+    def look_again(self) -> None:
+        """Look at the clock now: it may have been set. The mesh calls this."""
+        if not self._is_running:
+            return
+        if self._plan.on_wall:
+            self._clear_timer()
+            self._look(self._moment(), late=0.0)
+        else:
+            # Its due times stay. What they are called follows the wall clock ahead, never back: no id is made twice.
+            offset = self._ground.clock.wall() - self._ground.now()
+            self._offset = offset if offset - self._offset > WALL_JUMP else self._offset
+
+    # Due times
+
+    def _moment(self) -> float:
+        return self._ground.clock.wall() if self._plan.on_wall else self._ground.now()
+
+    def _come_due(self, _now: float) -> None:
+        assert self._timer is not None
+        moment, late = max(self._moment(), self._timer.due), self._late
+        self._timer = self._due = None
+        self._look(moment, late=late)
+
+    def _look(self, moment: float, *, late: float) -> None:
+        """Deal with what has come due, and set the timer for what comes next."""
+        assert self._course is not None
+        if self.is_paused:
+            self._course.pass_over(moment)
+        else:
+            arrival = self._course.arrive(moment, late=late)
+            self._note_missed(arrival.missed)
+            if arrival.is_cut:
+                self._ground.log.warning(
+                    "schedule %r was away for more than %d due times: older ones are not counted", self.name, LOOKED_BACK
+                )
+            self._arrived.extend(arrival.due)
+        self._work()
+        if not self._plan.fixed_delay:
+            self._set_timer(self._course.next(moment))
+
+    def _set_timer(self, due: float | None) -> None:
+        self._due, self._late = due, 0.0
+        if due is None:
+            return
+        plan = self._plan
+        if plan.jitter:
+            assert self._course is not None
+            following = None if plan.fixed_delay else self._course.next(due)
+            most = plan.jitter if following is None else min(plan.jitter, following - due)
+            self._late = most * random.random()  # noqa: S311 - spreads load, guards nothing
+        self._timer = self._ground.ledger.timers.set(due + self._late, self._come_due, on_wall=plan.on_wall)
+
+    def _clear_timer(self) -> None:
+        self._due = None
         if self._timer is not None:
             self._ground.ledger.timers.cancel(self._timer)
             self._timer = None
 
-    def _set(self, now: float) -> None:
-        due, self._number = next_interval(self._anchor, self.seconds, now)
-        self._timer = self._ground.ledger.timers.set(due, self._fire)
+    def _dues(self, after: float | None) -> Iterator[float]:
+        """Its due times in wall time, after a moment of it."""
+        plan, course, offset = self._plan, self._course, self._offset
+        now = wall = self._ground.clock.wall()
+        if self._is_running and not plan.on_wall:
+            now = self._ground.now()
+        elif course is None or not plan.on_wall:
+            course, offset = plan.course_from(wall, wall), 0.0
+        assert course is not None
+        if self._is_running and plan.fixed_delay and self._due is None:
+            course = plan.course_from(now, math.inf)
+        moment: float | None = now if after is None else after - offset
+        while moment is not None:
+            moment = course.next(moment)
+            if moment is not None:
+                yield moment + offset
 
-    def _fire(self, now: float) -> None:
-        self._set(now)
-        if self.is_paused:
+    def _told_as(self, wall: float) -> datetime.datetime:
+        return datetime.datetime.fromtimestamp(wall, self._plan.zone)
+
+    def _note_missed(self, count: int) -> None:
+        if count:
+            self.missed += count
+            self._unreported += count
+            self._ground.log.info("schedule %r missed %d of its due times: nobody was there in time", self.name, count)
+
+    def _give_up_arrived(self) -> None:
+        self._note_missed(len(self._arrived))
+        self._arrived.clear()
+
+    # Fires
+
+    def _work(self, _now: float = 0.0) -> None:
+        """Fire what waited for the one before, then what has come due: one, usually, or a turn's worth of many."""
+        self._soon = None
+        if self._waiting and not (self._round.is_open or self.is_paused):
+            self._send(self._waiting.popleft())
+        for _ in range(min(TURN_MESSAGES, len(self._arrived))):
+            self._offer(self._arrived.popleft() + self._offset)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """See what can be done now, and let it be done soon; also called in the middle of a commit, when a round has ended."""
+        if not self._is_running:
             return
-        due = self._anchor + (self._number - 1) * self.seconds  # The latest one, should the mesh be too late for several.
-        if self.overlap == "skip" and any(not entry.has_ended for entry in self._previous):
-            self.skipped += 1
-            self._ground.log.debug("schedule %r skipped a fire: the previous one is not settled yet", self.name)
-            return
+        if self._plan.fixed_delay and not self._round.is_open and self._due is None:
+            self._course = self._plan.course_from(self._ground.now(), math.inf)
+            self._set_timer(self._course.next(self._ground.now()))
+        can_send = bool(self._waiting) and not (self._round.is_open or self.is_paused)
+        if (can_send or self._arrived) and self._soon is None:
+            self._soon = self._ground.ledger.timers.set(self._ground.now(), self._work)
+
+    def _offer(self, due: float) -> bool:
+        """Fire, skip, or wait, as the rule for overlaps says; `due` is in wall time."""
+        match on_overlap(self._plan.overlap or "allow", is_open=self._round.is_open, waiting=len(self._waiting)):
+            case "fire":
+                return self._send(due)
+            case "wait":
+                self._waiting.append(due)
+                return True
+            case "overtake":
+                self.skipped += len(self._waiting)
+                self._waiting.clear()
+                self._waiting.append(due)
+                self._round.cancel(self._ground, self._scheduler)
+                return True
+            case "skip":
+                self.skipped += 1
+                self._ground.log.debug("schedule %r skipped a fire: the previous one is not settled yet", self.name)
+                return False
+
+    def _send(self, due: float) -> bool:
+        """Make the message of a fire, and publish it."""
+        ground, exchange = self._ground, self._exchange
+        if exchange.deleted:
+            if not self._has_lost_target:
+                self._has_lost_target = True
+                ground.log.warning(
+                    "schedule %r fires into exchange %r, which is gone: cancel it (said once)", self.name, exchange.name
+                )
+            return False
+        fire = Fire(
+            schedule=self.name,
+            scheduled=self._told_as(due),
+            fired=self._told_as(due if due == self._triggered else ground.clock.wall()),
+            missed=self._unreported,
+            previous=None if self._round.is_open else self._round.outcome,
+        )
         self.fired += 1
-        ground, ledger = self._ground, self._ground.ledger
-        wall = due + ledger.wall_offset
-        serial = f"{self.name}@{_utc(wall).isoformat()}"
-        message = Message(ground.prefix, serial, self._body, self._exchange.name, self._key, wall)
-        mailboxes = ground.router.route(self._exchange, self._key, {})
-        if not mailboxes:
-            ground.note_unroutable(self._exchange.name, self._key, message.id)
-            return
-        self._previous = []
-        make: Callable[[Message], Entry] = self._make_entry
-        ground.tell(ledger.commit(Publish(message, mailboxes, moved=True, make_entry=make), now=now))
-
-    def _make_entry(self, message: Message) -> Entry:
-        entry = Entry(message, self._ground.now())
-        self._previous.append(entry)
-        return entry
-
-
-def _utc(wall: float) -> datetime.datetime:
-    return datetime.datetime.fromtimestamp(wall, datetime.UTC)
+        self._unreported = 0
+        self._told = max(self._told, due)
+        self._round = Round(self._go_on)
+        mailboxes = ground.router.route(exchange, self._key, {})
+        if mailboxes:
+            self._round.publish(ground, exchange, mailboxes, key=self._key, body=self._body, fire=fire)
+        else:
+            ground.note_unroutable(exchange.name, self._key, id_of(fire))
+        if self._plan.fixed_delay:
+            self._clear_timer()
+            self._go_on()
+        return bool(mailboxes)

@@ -4,21 +4,28 @@ The handles try the fast path themselves (a plain message, room everywhere, nobo
 options, full mailboxes, a mesh that drains.  Whatever happens, a message enters all of its mailboxes in one commit or none.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from threading import get_ident
+from typing import Any, Final
 
 from flowmesh._core.commits import Defer, Publish, PublishDue
 from flowmesh._core.entry import Entry
 from flowmesh._core.exchanges import Exchange
 from flowmesh._core.mailbox import Mailbox
-from flowmesh._runtime.composing import compose, due_time
-from flowmesh._runtime.ground import Ground
+from flowmesh._runtime.composing import check_key, compose, due_time, origin_of
+from flowmesh._runtime.ground import Ground, Phase
 from flowmesh._runtime.room import Room
 from flowmesh._runtime.worker import current_worker
 from flowmesh.errors import AccessRefused, NotFound, Unroutable
-from flowmesh.message import Message, Receipt
+from flowmesh.message import PLAIN, Message, Receipt
 
 __all__ = ["Sending", "parent_of_turn"]
+
+_NUMBERS: Final = (float, int)
+_PLAIN: Final = frozenset({"delay", "mandatory"})
+"""The options that leave nothing on a deferred message: whether it is routed shows when it is due, mandatory or not."""
+_RUNNING: Final = Phase.RUNNING  # an Enum's members cost a look-up each
 
 
 def parent_of_turn() -> Message | None:
@@ -32,6 +39,7 @@ class Sending:
 
     def __init__(self, ground: Ground, room: Room) -> None:
         self._ground = ground
+        self._ledger = ground.ledger
         self._room = room
 
     def compose(self, exchange: Exchange, body: Any, key: str, options: Mapping[str, Any]) -> Message:
@@ -52,6 +60,10 @@ class Sending:
         Cancellation: before the message has entered; then no mailbox has a copy.
         """
         await self._take_turn()
+        if "delay" in options and options.keys() <= _PLAIN:  # its turn was over, then; now it is not
+            receipt = self.defer_plain(exchange, body, check_key(key), options["delay"])
+            if receipt is not None:
+                return receipt
         self._ground.budget -= 1
         message = self.compose(exchange, body, key, options)
         deferred = self._defer(exchange, message, options)
@@ -72,6 +84,38 @@ class Sending:
         mailboxes = self._route(exchange, message, mandatory=bool(options.get("mandatory")))
         self._ground.budget -= 1
         return self._commit(exchange, [Publish(message, mailboxes, nowait=True)])[0]
+
+    def defer_plain(self, exchange: Exchange, body: Any, key: str, delay: Any) -> Receipt | None:
+        """Defer a message that has no option but its delay: a timer, and no commit; None if it needs care.
+
+        Needs care: a delay that is none, a sender whose turn is over, an exchange or a mesh that may refuse it, observers and
+        traces.
+        """
+        ground = self._ground
+        now = ground.now()
+        worker = current_worker.get()
+        parent = None if worker is None else worker.message
+        if (
+            type(delay) not in _NUMBERS
+            or not 0 <= delay < math.inf
+            or ground.phase is not _RUNNING
+            or get_ident() != ground.thread
+            or ground.budget <= 0
+            or now >= ground.turn_ends
+            or (parent is not None and parent.properties is not PLAIN)
+            or exchange.internal
+            or exchange.deleted
+            or self._ledger.on_applied is not None
+            or ground.tracing is not None
+        ):
+            return None
+        ground.budget -= 1
+        prefix, serial = ground.prefix, next(ground.serials)
+        origin = None if parent is None else origin_of(parent, prefix)
+        timer = self._ledger.timers.set(
+            now + delay, Message(prefix, serial, body, exchange.name, key, now + ground.wall_offset, origin)
+        )
+        return Receipt(prefix, serial, 0, 0, "none", str(timer.id))
 
     async def send_many(
         self, exchange: Exchange, items: Sequence[tuple[Any, str]], options: Mapping[str, Any]
@@ -103,6 +147,7 @@ class Sending:
         Raises:
             Unroutable: a mandatory message has no mailbox.
             MailboxFull: a `reject` mailbox is full; asked before and after waiting.
+            DeadlockError: waiting for room would close a ring of waits.
             MeshStopped: the mesh began to drain while this send, which is not part of a turn, waited.
         """
         passed: list[Mailbox] = []
@@ -121,7 +166,7 @@ class Sending:
                 gate = min(blocked, key=lambda box: box.number)
                 for box in passed:
                     self._room.look_again(box)
-                await self._room.wait(gate)
+                await self._room.wait(gate, noted=make_entry is not None)
                 passed.append(gate)
             if passed:
                 publishes = [_restamped(publish, self._ground.now() - composed) for publish in publishes]

@@ -1,12 +1,19 @@
 """The numbers of a whole mesh at one moment."""
 
+import datetime
 from collections.abc import Mapping
+from typing import Final
 
 from msgspec import Struct
 
-from flowmesh._core.mailbox import MailboxStatistics
+from flowmesh._core.gates import GateStatistics
+from flowmesh._core.numbers import MailboxStatistics
+from flowmesh.ports import TracingStatistics
 
-__all__ = ["ActorStatistics", "Statistics"]
+__all__ = ["LONG", "ActorStatistics", "ScheduleStatistics", "Statistics"]
+
+LONG: Final = 1.0
+"""Seconds after which a turn is listed as running for long, unless another time is asked for."""
 
 
 class ActorStatistics(Struct, frozen=True):
@@ -14,7 +21,11 @@ class ActorStatistics(Struct, frozen=True):
 
     `running`: turns under way, of at most `slots`. `failed` (dead letters and errors to askers), `retried`: turns that
     ended so. `held`: mailboxes that it waits for, because its turns overfilled them. `progress`: what running
-    handlers say through `ctx.progress`, message id -> (done, total).
+    handlers say through `ctx.progress`, message id -> (done, total). `standby`: another one of its `single_active` mailbox is
+    handed the messages. `gates`: in the order in which they were given. `scaled`: how often Autoscale has changed `slots`
+    in this run of the mesh. `flushed`: batches handed out, by the reason why they were (see BatchTurn); only of an actor
+    with `batch=`. `restarts`: how often a class actor's instance was made anew, or an attempt at it. `running_for`: turns that
+    have been running for longer than was asked for, message id -> seconds.
     """
 
     mailbox: str
@@ -26,13 +37,36 @@ class ActorStatistics(Struct, frozen=True):
     stopped: bool
     held: tuple[str, ...]
     progress: Mapping[str, tuple[float, float | None]]
+    standby: bool = False
+    gates: tuple[GateStatistics, ...] = ()
+    scaled: int = 0
+    flushed: Mapping[str, int] = {}
+    restarts: int = 0
+    running_for: Mapping[str, float] = {}
+
+
+class ScheduleStatistics(Struct, frozen=True):
+    """The numbers of one schedule.
+
+    `fired`: messages that it made. `skipped`: fires that it left out, for the one before them was not settled. `missed`: due
+    times that nobody was there for, and that were not made up for. `waiting`: fires that wait for the one before them.
+    `next_fire`: when it is due next (aware), or None: it is paused, it waits for the fire before, or its mesh does not run.
+    """
+
+    fired: int
+    skipped: int
+    missed: int
+    waiting: int
+    next_fire: datetime.datetime | None
+    paused: bool
 
 
 class Statistics(Struct, frozen=True):
-    """The numbers of one mesh: per mailbox, actor and exchange by name.
+    """The numbers of one mesh: per mailbox, actor, exchange and schedule by name.
 
     `unroutable` counts, per exchange, messages that went to no mailbox. `deferred` messages wait for their time;
-    `workers` are the tasks that run handlers, `workers_parked` of them idle.
+    `workers` are the tasks that run handlers, `workers_parked` of them idle. `observers_failed`: observers that raised in this
+    run and are asked no more. `tracing`: None when nobody traces.
     """
 
     mailboxes: Mapping[str, MailboxStatistics]
@@ -42,3 +76,6 @@ class Statistics(Struct, frozen=True):
     deferred: int
     workers: int
     workers_parked: int
+    observers_failed: int = 0
+    tracing: TracingStatistics | None = None
+    schedules: Mapping[str, ScheduleStatistics] = {}

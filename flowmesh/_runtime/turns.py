@@ -8,24 +8,43 @@ import functools
 import inspect
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import anyio
 import anyio.to_thread
 
-from flowmesh._core.commits import Ack, Back, Commit, Dead, Defer, Enter, Gone, Intent, PublishDue, Settle
+from flowmesh._core.batches import BatchLease
+from flowmesh._core.commits import (
+    Ack,
+    Back,
+    Commit,
+    Dead,
+    Defer,
+    Enter,
+    Gone,
+    Intent,
+    PublishDue,
+    Save,
+    Settle,
+    Superseded,
+    Verdict,
+)
 from flowmesh._core.entry import NO_LANE, Entry, State
+from flowmesh._core.gates import Gates, TurnEnd
 from flowmesh._core.ledger import UnusableLane
 from flowmesh._core.retries import describe, verdict_on
 from flowmesh._runtime.asking import Ask
+from flowmesh._runtime.batch_turns import copies_of, replies_of
 from flowmesh._runtime.cancellation import without_cancellation
 from flowmesh._runtime.cell import Cell
 from flowmesh._runtime.composing import compose
 from flowmesh._runtime.context import Context, Output
+from flowmesh._runtime.effects import Effects
 from flowmesh._runtime.ground import Ground
 from flowmesh._runtime.room import Room
 from flowmesh._runtime.statistics import Statistics
+from flowmesh._runtime.tracing import note_refusal
 from flowmesh._runtime.worker import Worker, step_in
 from flowmesh.errors import ActorFailed, ActorStopped, InvalidHandler, MalformedMessage, NoReply, Reject, RetryAfter
 from flowmesh.message import Message
@@ -54,6 +73,7 @@ class Turns:
         self.fault = fault
         self.interrupted = interrupted
         self.handed_back = 0
+        self.workers: Iterable[Worker] = ()  # the scheduler's
 
     # Before the handler
 
@@ -62,9 +82,29 @@ class Turns:
         ground = self._ground
         while True:
             try:
-                return ground.ledger.take(cell.box, ground.now(), cell.lane_of)
+                if cell.gathering is not None:
+                    return cell.gathering.take()
+                item = ground.ledger.take(cell.box, ground.now(), cell.lane_of, cell.gates)
+                if cell.gates is not None and cell.gates.superseded:
+                    self._cancel_superseded(cell, cell.gates)
             except UnusableLane as error:
+                cause = error.__cause__
+                if cause is not None and not isinstance(cause, Exception):
+                    self._hand_back(cell, error.entry)
+                    self.fault(cause)
+                    return None
                 self._refuse(cell, error.entry, _without_lane(cell, error))
+            else:
+                if self._room.waits.suspects:
+                    self._room.waits.look_at_suspects()
+                return item
+
+    def _cancel_superseded(self, cell: Cell, gates: Gates) -> None:
+        for entry in gates.superseded:
+            for worker in self.workers:
+                if worker.cell is cell and worker.message is entry.message:
+                    worker.cancel("superseded")
+        gates.superseded.clear()
 
     def begin(self, worker: Worker, cell: Cell, entry: Entry, place: int) -> Entry | None:
         """Lease an entry that was popped from the deque; None if it is a ghost or has expired."""
@@ -78,7 +118,7 @@ class Turns:
                 entry.state = State.LEASED
             elif not self._ground.ledger.lease(cell.box, entry, self._ground.now()):
                 return None
-        if isinstance(entry, Ask) and cell.handler.is_async:
+        if isinstance(entry, Ask) and cell.leaves_with_asker:
             entry.worker = worker
         return entry
 
@@ -92,32 +132,46 @@ class Turns:
         return True
 
     def context(self, cell: Cell, message: Message, entry: Entry | None) -> Context | None:
-        """Return what the handler wants to see of its turn, if it does."""
-        return None if cell.handler.context_as is None else Context(self._ground, cell, message, entry, self._overview)
+        """Return what the handler, or who stands around it, wants to see of its turn, if anybody does."""
+        return None if not cell.needs_context else Context(self._ground, cell, message, entry, self._overview)
 
     async def invoke(self, worker: Worker, cell: Cell, body: Any, context: Context | None) -> Any:
-        """Call a handler that is not plain: with a Context, a time limit, in a thread, or in a context of its own."""
+        """Call a handler that is not plain: with a Context, middleware, a time limit, in a thread, in a context of its own."""
         handler = cell.handler
-        call = handler.function
-        if context is not None:
-            assert handler.context_as is not None
+        call = cell.function
+        if handler.context_as is not None:
             call = functools.partial(call, **{handler.context_as: context})
         if handler.takes_body:
             call = functools.partial(call, body)
+        if not handler.is_async:
+            call = functools.partial(_in_thread, call, cell.limiter)
+        if cell.chain is not None:
+            call = functools.partial(cell.chain, context, call)
+        if cell.observed:
+            self._tell_handed_out(cell, context)
         if cell.timeout is not None:
             worker.limit(self._ground.now() + cell.timeout)
         try:
-            if not handler.is_async:
-                (result,) = await anyio.to_thread.run_sync(_boxed, call, limiter=cell.limiter)
-                return await result if inspect.isawaitable(result) else result
             if cell.is_stepped:
                 return await step_in(worker.clean.copy(), call())
             return await call()
         finally:
             worker.deadline = None
 
+    def _tell_handed_out(self, cell: Cell, context: Context | None) -> None:
+        observing = self._ground.observing
+        assert observing is not None
+        assert context is not None
+        if context.is_batch:
+            for item in context.batch.items:
+                observing.handed_out(item.message, cell.box.name, actor=cell.name, attempt=item.attempt)
+            return
+        observing.handed_out(context.message, cell.box.name, actor=cell.name, attempt=context.attempt)
+
     def _refuse(self, cell: Cell, entry: Entry, error: BaseException) -> None:
         """Settle a copy that its handler cannot take."""
+        if self._ground.tracing is not None:
+            note_refusal(self._ground, cell, entry, error)
         cell.failed += 1
         if isinstance(entry, Ask) and entry.is_open:
             entry.fail(error)
@@ -132,29 +186,72 @@ class Turns:
     def settle_success(self, cell: Cell, message: Message, entry: Entry | None, result: Any, context: Context | None) -> None:
         """End a turn whose handler returned: ack, with everything that it made."""
         outputs: list[Output] = []
+        effects: Effects | None = None
         if context is not None:
             context.end()
             outputs = context.outputs
+            effects = context.effects
+        if isinstance(entry, BatchLease):
+            self._settle_batch(cell, entry, result, outputs)
+            return
         reply_to = message.properties.reply_to
         if reply_to is not None and (entry is None or not entry.asked):
             outputs = [*outputs, self._reply(message, reply_to, result)]
         box = cell.box
         if isinstance(entry, Ask):
             entry.answer(result)
-        if outputs:
-            self._commit(cell, Settle(box, message if entry is None else entry, Ack()), outputs=outputs)
+        if outputs or cell.observed or effects is not None:
+            settle = Settle(box, message if entry is None else entry, Ack())
+            self._commit(cell, settle, outputs=outputs, save=None if effects is None else effects.save)
+            if effects is not None:
+                effects.carry_out()
         else:
             box.acked += 1
             if entry is not None:
                 entry.state = State.ENDED
                 if entry.lane is not NO_LANE:
                     box.leave_lane(entry)
+                if entry.watched:
+                    entry.ended("acked")
+                if entry.gated is not None:
+                    self._end_at_gates(cell, entry, TurnEnd(is_done=True))
+
+    def _settle_batch(self, cell: Cell, lease: BatchLease, result: Any, outputs: list[Output]) -> None:
+        """End a turn with several messages whose handler returned."""
+        lease.is_over = True
+        settles: list[Settle] = []
+        outputs = list(outputs)
+        for index, (entry, reply) in enumerate(zip(lease.copies, replies_of(lease, result), strict=True)):
+            verdict: Verdict = Ack()
+            if index in lease.marks:
+                verdict = self._judge(cell, entry, lease.marks[index])
+            elif isinstance(entry, Ask):
+                entry.answer(reply)
+            elif (reply_to := entry.message.properties.reply_to) is not None:
+                outputs.append(self._reply(entry.message, reply_to, reply))
+            settles.append(Settle(cell.box, entry, verdict))
+        self._end_batch(cell, lease, settles, outputs)
+
+    def _end_batch(self, cell: Cell, lease: BatchLease, settles: list[Settle], outputs: list[Output]) -> None:
+        lease.is_over = True
+        self._commit(cell, *settles, outputs=outputs)
+        if all(entry.has_ended for entry in lease.copies):
+            lease.state = State.ENDED
+        gathering = cell.gathering
+        assert gathering is not None
+        gathering.settled(lease)
 
     def note_late(self, worker: Worker, cell: Cell, message: Message) -> None:
         """Name a handler that returned although it had been cancelled."""
         if worker.doomed == "limit":
             self._ground.log.warning(
                 "actor %r finished message %s although its time limit of %s s had passed", cell.name, message.id, cell.timeout
+            )
+        elif worker.doomed == "superseded":
+            self._ground.log.warning(
+                "actor %r finished message %s although it had been cancelled: a newer one takes its place",
+                cell.name,
+                message.id,
             )
         elif worker.doomed == "stop":
             self._ground.log.warning(
@@ -188,9 +285,18 @@ class Turns:
                 if cancelled:
                     limit.__cause__ = error
                 self._fail(cell, entry, limit if cancelled else error)
+                _judge_actor(cell, entry, limit if cancelled else error)
                 return cancelled
             case "asker":
                 self._withdraw(cell, entry, None if cancelled else error)
+                if not cancelled:
+                    _judge_actor(cell, entry, error)
+                return cancelled
+            case "superseded":
+                self._supersede(cell, entry, None if cancelled else error)
+                return cancelled
+            case "overtaken":
+                self._withdraw(cell, entry, None if cancelled else error, "which a later fire of its schedule has overtaken")
                 return cancelled
             case "stop":
                 self._hand_back(cell, entry)
@@ -205,31 +311,75 @@ class Turns:
                 return cancelled
             case None:
                 self._fail(cell, entry, error)  # A worker forgives itself a cancellation that nobody asked for.
+                _judge_actor(cell, entry, error)
                 return False
 
     def _hand_back(self, cell: Cell, entry: Entry) -> None:
-        self.handed_back += 1
-        self._commit(cell, Settle(cell.box, entry, Back()))
+        copies = copies_of(entry)
+        self.handed_back += sum(not copy.asked for copy in copies)  # A mesh that stops tells askers: nothing of an ask is left.
+        settles = [Settle(cell.box, copy, Back()) for copy in copies]
+        if isinstance(entry, BatchLease):
+            self._end_batch(cell, entry, settles, [])
+        else:
+            self._commit(cell, *settles)
 
-    def _withdraw(self, cell: Cell, entry: Entry, error: BaseException | None) -> None:
-        """End a copy whose asker has left; nobody waits for what its handler raised, so it is logged."""
+    def _withdraw(self, cell: Cell, entry: Entry, error: BaseException | None, why: str = "whose asker has left") -> None:
+        """End a copy that nobody wants any more."""
+        self._note_unheard(cell, entry, error, why)
+        self._commit(cell, Settle(cell.box, entry, Gone()))
+
+    def _note_unheard(self, cell: Cell, entry: Entry, error: BaseException | None, why: str = "whose asker has left") -> None:
+        """Log what a handler raised for a copy that nobody wants any more: nobody waits for it."""
         if error is not None:
             cell.failed += 1
             self._ground.log.error(
-                "actor %r failed on message %s, whose asker has left: %s",
+                "actor %r failed on message %s, %s: %s",
+                cell.name,
+                entry.message.id,
+                why,
+                describe(error),
+                exc_info=error,
+            )
+
+    def _supersede(self, cell: Cell, entry: Entry, error: BaseException | None) -> None:
+        """End a copy whose place a newer one takes: a gate says so."""
+        self._ground.log.info("actor %r dropped message %s: a newer one takes its place", cell.name, entry.message.id)
+        if error is not None:
+            self._ground.log.warning(
+                "actor %r raised when message %s was dropped: %s",
                 cell.name,
                 entry.message.id,
                 describe(error),
                 exc_info=error,
             )
-        self._commit(cell, Settle(cell.box, entry, Gone()))
+        self._commit(cell, Settle(cell.box, entry, Superseded()))
 
     def _fail(self, cell: Cell, entry: Entry, error: BaseException) -> None:
         """Apply the message policy to a failure."""
+        if not isinstance(entry, BatchLease):
+            self._commit(cell, Settle(cell.box, entry, self._judge(cell, entry, error)), error=error)
+            return
+        verdicts = [self._judge(cell, copy, error, traced=False) for copy in entry.copies]
+        settles = [Settle(cell.box, copy, verdict) for copy, verdict in zip(entry.copies, verdicts, strict=True)]
+        dead = [verdict for verdict in verdicts if isinstance(verdict, Dead)]
+        if not all(copy.asked for copy in entry.copies) and any(verdict.reason == "failed" for verdict in dead):
+            self._ground.log.error(
+                "actor %r failed on a batch of %d messages, the first is %s: %s",
+                cell.name,
+                len(entry.copies),
+                entry.message.id,
+                describe(error),
+                exc_info=error,
+            )
+        entry.failures += any(isinstance(verdict, Back) and bool(verdict.counted) for verdict in verdicts)
+        self._end_batch(cell, entry, settles, [])
+
+    def _judge(self, cell: Cell, entry: Entry, error: BaseException, *, traced: bool = True) -> Verdict:
+        """Say what becomes of a copy that failed, log it and tell its asker. `traced`: log the traceback, too."""
         ground, message = self._ground, entry.message
         if isinstance(entry, Ask) and not entry.is_open:
-            self._withdraw(cell, entry, error)
-            return
+            self._note_unheard(cell, entry, error)
+            return Gone()
         now = ground.now()
         verdict = verdict_on(error, failures=entry.failures, retry=cell.retry, chance=random.random())  # noqa: S311 - jitter
         if isinstance(verdict, Back) and isinstance(entry, Ask) and cell.stopped and not cell.box.consumers:
@@ -237,8 +387,7 @@ class Turns:
             stopped.__cause__ = error
             cell.failed += 1
             entry.fail(stopped)
-            self._commit(cell, Settle(cell.box, entry, Gone()))
-            return
+            return Gone()
         if isinstance(verdict, Back):
             deadline = message.properties.deadline
             if deadline is None or now + verdict.delay < deadline:
@@ -251,8 +400,7 @@ class Turns:
                     describe(error),
                     verdict.delay,
                 )
-                self._commit(cell, Settle(cell.box, entry, verdict))
-                return
+                return verdict
             verdict = Dead("failed", describe(error))
         cell.failed += 1
         if isinstance(entry, Ask):
@@ -266,15 +414,42 @@ class Turns:
                 message.id,
                 entry.failures + 1,
                 describe(error),
-                exc_info=error,
+                exc_info=error if traced else None,
             )
-        self._commit(cell, Settle(cell.box, entry, verdict))
+        return verdict
 
-    def _commit(self, cell: Cell, settle: Settle, *, outputs: list[Output] | None = None) -> None:
-        """Commit a turn, and hold the actor if what it moved left a `wait` mailbox over capacity."""
+    def _end_at_gates(self, cell: Cell, entry: Entry, ending: TurnEnd) -> None:
+        """End a copy at the gates of its actor, and log what that changed."""
+        admission, gates, now = self._ground.ledger.admission, cell.gates, self._ground.now()
+        if gates is None or not gates.breakers:
+            admission.end(cell.box, entry, ending, now)
+            return
+        before = gates.conditions()
+        admission.end(cell.box, entry, ending, now)
+        after = gates.conditions()
+        if before != after:
+            self._ground.log.warning("actor %r: breaker was %s, is %s", cell.name, ", ".join(before), ", ".join(after))
+
+    def _commit(
+        self,
+        cell: Cell,
+        *settles: Settle,
+        outputs: list[Output] | None = None,
+        save: Save | None = None,
+        error: BaseException | None = None,
+    ) -> None:
+        """Commit a turn, and hold the actor if what it moved left a `wait` mailbox over capacity.
+
+        Args:
+            cell: the actor.
+            settles: how its copies are settled.
+            outputs: what the handler made.
+            save: what it saved.
+            error: what the handler raised, if that is why it is settled so; for the gates.
+        """
         ground = self._ground
         now = ground.now()
-        intents: list[Intent] = [settle]
+        intents: list[Intent] = [*settles] if save is None else [*settles, save]
         for output in outputs or ():
             action: PublishDue = output.action()
             due = output.due(ground, now)
@@ -282,11 +457,27 @@ class Turns:
         commit: Commit = ground.ledger.commit(*intents, now=now)
         if commit.notes:
             ground.tell(commit)
+        for settle in settles:
+            if isinstance(settle.item, Entry) and settle.item.gated is not None:
+                self._end_at_gates(cell, settle.item, TurnEnd(isinstance(settle.verdict, Ack), error))
         for change in commit.changes:
             if isinstance(change, Enter):
                 box = change.mailbox
+                self._room.waits.seen.add((cell.name, box.name))
                 if box.options.overflow == "wait" and box.ready > box.options.capacity:
                     self._room.hold(cell, box)
+
+
+def _judge_actor(cell: Cell, entry: Entry, error: BaseException) -> None:
+    """Let the actor be judged, now that the message is settled; a verdict is no failure."""
+    if cell.judge is not None and not isinstance(error, Reject | RetryAfter):
+        cell.judge(cell, error, entry.message)
+
+
+async def _in_thread(call: Callable[[], Any], limiter: anyio.CapacityLimiter | None) -> Any:
+    """Call a plain handler in a worker thread."""
+    (result,) = await anyio.to_thread.run_sync(_boxed, call, limiter=limiter)
+    return await result if inspect.isawaitable(result) else result
 
 
 def _boxed(call: Callable[[], Any]) -> tuple[Any]:
@@ -298,7 +489,8 @@ def _without_lane(cell: Cell, error: UnusableLane) -> MalformedMessage:
     cause = error.__cause__ or error
     if isinstance(cause, MalformedMessage):
         return cause
-    refusal = MalformedMessage(f"by= of actor {cell.name!r} gave no lane: {describe(cause)}", message=error.entry.message)
+    what = "gave no lane" if error.gate is None else f"gave {error.gate} no value"
+    refusal = MalformedMessage(f"by= of actor {cell.name!r} {what}: {describe(cause)}", message=error.entry.message)
     refusal.__cause__ = cause
     return refusal
 

@@ -7,15 +7,16 @@ from typing import Any, Literal
 
 import anyio
 
+from flowmesh._core.mailbox import Mailbox
 from flowmesh._core.timers import Timer
 from flowmesh._runtime.cell import Cell
 from flowmesh._runtime.ground import Ground
 from flowmesh._runtime.parking import Waiter
 from flowmesh.message import Message
 
-__all__ = ["Doom", "Worker", "current_worker", "step_in"]
+__all__ = ["Doom", "Worker", "carries_trace", "current_worker", "step_in", "turn_here"]
 
-Doom = Literal["limit", "asker", "stop"]
+Doom = Literal["limit", "asker", "overtaken", "superseded", "stop"]
 
 
 class Worker:
@@ -24,6 +25,9 @@ class Worker:
     `doomed` is set before the scope is cancelled and looked at after each handler, before the next message is taken; a
     doomed worker leaves its scope and takes a fresh one. `deadline` ends the running handler; at most one timer is armed
     for it, and one that finds the deadline moved sets itself again. `clean` is the context that handlers must leave behind.
+    `task`: the backend's own, once it runs. `since`: when the handler in hand was called.
+    `span`: of the delivery in hand, if that is traced; `home`: what tracing's `sender` gives in its handlers, unless they
+    have opened spans of their own.
     """
 
     __slots__ = (
@@ -33,9 +37,13 @@ class Worker:
         "deadline",
         "doomed",
         "ground",
+        "home",
         "is_alive",
         "message",
         "scope",
+        "since",
+        "span",
+        "task",
         "timer",
         "waiter",
     )
@@ -48,10 +56,19 @@ class Worker:
         self.cell: Cell | None = None
         self.waiter = Waiter()
         self.cancelling: Callable[[], int] | None = None
+        self.since = 0.0
+        self.task: Any = None
         self.deadline: float | None = None
         self.timer: Timer | None = None
         self.is_alive = True
         self.clean = contextvars.Context()
+        self.span: Any = None
+        self.home: object = None
+
+    @property
+    def mailbox(self) -> str | None:
+        """The mailbox of the actor whose message it has in hand."""
+        return None if self.cell is None else self.cell.box.name
 
     def cancel(self, why: Doom) -> None:
         """Cancel the handler that runs now, if one does; the first reason stands."""
@@ -81,6 +98,23 @@ class Worker:
 
 current_worker: contextvars.ContextVar[Worker | None] = contextvars.ContextVar("flowmesh.worker", default=None)
 """The worker whose task, or a task started by whose handler, runs now."""
+
+
+def turn_here(ground: Ground) -> Worker | None:
+    """Return the worker of this mesh whose turn the caller is part of, or None."""
+    worker = current_worker.get()
+    return worker if worker is not None and worker.message is not None and worker.ground is ground else None
+
+
+def carries_trace(sender: Callable[[], object], worker: Worker | None, box: Mailbox | None = None) -> bool:
+    """Whether a message that is sent in a turn takes a trace along; `sender` as in `ports.Tracing`.
+
+    The turn is traced, or its handler has opened a span of its own, or sends to its own mailbox, which begins a new trace.
+    Out of turns it does if `sender` gives something.
+    """
+    if worker is None:
+        return False
+    return worker.span is not None or sender() is not worker.home or (worker.cell is not None and worker.cell.box is box)
 
 
 @types.coroutine

@@ -91,7 +91,7 @@ async def test_plain_call():
         return 3 * number
 
     assert await double(4) == 8
-    assert triple(4) == 12
+    assert await triple(4) == 12
     assert counts(double.mailbox) == {}
 
 
@@ -413,7 +413,7 @@ async def _take(order: Order) -> None: ...
         ({"time_out": 3.0}, TypeError, "did you mean 'timeout'"),
         ({"mailboxes": None}, TypeError, "did you mean 'mailbox'"),
         ({"xyz": 1}, TypeError, "unknown actor option 'xyz'$"),
-        ({"concurrency": 0}, ValueError, "concurrency must be a whole number of at least 1, not 0"),
+        ({"concurrency": 0}, ValueError, "concurrency must be a whole number of at least 1, or Autoscale, not 0"),
         ({"concurrency": True}, ValueError, "concurrency must be a whole number"),
         ({"concurrency": 1.5}, ValueError, "concurrency must be a whole number"),
         ({"timeout": 0}, ValueError, "timeout must be more than zero seconds, or None, not 0"),
@@ -460,7 +460,7 @@ async def test_wrong_declaration_leaves_nothing():
     own = mesh.exchange("orders")
     with pytest.raises(Exception, match="exchange 'orders': it belongs to another mesh"):
         mesh.actor(_take, bind=[own.on("a"), foreign.on("a")])
-    with pytest.raises(Exception, match="mailbox 'box' of actor '_take' belongs to another mesh"):
+    with pytest.raises(Exception, match="actor '_take' cannot be fed from mailbox 'box': it belongs to another mesh 'other'"):
         mesh.actor(_take, mailbox=other.mailbox("box"))
     with pytest.raises(Exception, match=r"bind= takes exchange\.on"):
         mesh.actor(_take, bind="orders")  # pyright: ignore[reportCallIssue,reportArgumentType] - on purpose
@@ -525,3 +525,20 @@ async def test_mesh_that_is_entered_again():
         await take.tell(Order(2))
     assert seen == [1, 2]
     assert counts(take.mailbox) == {"entered": 2, "acked": 2}
+
+
+async def test_idle_actors_of_one_function_share_what_they_have_not_used():
+    """Empty containers, default options and what is known of the function are one for all, until an actor needs its own."""
+    mesh = Mesh("shop")
+
+    async def receive(body: int, ctx: Context) -> None:
+        ctx.progress(1, 2)
+        await anyio.sleep_forever()
+
+    first, second = (mesh.actor(receive, name=name).cell for name in ("first", "second"))
+    for shared in ("handler", "held_by", "waiting_asks", "progress", "stopping"):
+        assert getattr(first, shared) is getattr(second, shared)
+    for shared in ("fresh", "heap", "lanes", "retries", "deadlines", "last_resort", "options"):
+        assert getattr(first.box, shared) is getattr(second.box, shared)
+    with pytest.raises(PreconditionFailed, match="exists"):
+        mesh.actor(receive, name="first")  # one function, but not the same actor

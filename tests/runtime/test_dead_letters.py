@@ -592,3 +592,15 @@ async def test_default_place_has_no_name_of_its_own():
         await bury(mesh, "work", "a")
         assert namesake.statistics().entered == 0
         assert bodies(mesh.dead_letters.list()) == ["a"]
+
+
+async def test_wrong_questions_are_named():
+    """A reason that does not exist, and an id that is a message: named, instead of an empty answer."""
+    mesh = Mesh("shop")
+    async with mesh:
+        with pytest.raises(ValueError, match=r"reason must be one of rejected, failed, .*, not 'faild'"):
+            mesh.dead_letters.list(reason="faild")  # pyright: ignore[reportArgumentType]
+        with pytest.raises(ValueError, match="not 'faild'"):
+            mesh.dead_letters.purge(reason="faild")  # pyright: ignore[reportArgumentType]
+        with pytest.raises(TypeError, match=r"replay takes the ids of messages, such as message.id, not \['x'\]"):
+            await mesh.dead_letters.replay(["x"])  # pyright: ignore[reportArgumentType]

@@ -9,6 +9,7 @@ import pytest
 
 from flowmesh import Mesh
 from flowmesh._runtime.context import Context
+from flowmesh.message import PLAIN
 from flowmesh.policies import MailboxOptions, Overflow
 from flowmesh.testing import BACKENDS, EPOCH, VirtualClock, advance, run, settled
 from flowmesh.testing.virtual import Backend
@@ -284,3 +285,50 @@ async def test_thousands_of_timers_cost_few_wake_ups():
         await advance(2)
         assert [message.body for message in box.peek(10_000)] == list(range(5000))
         assert wakes <= 60
+
+
+async def test_a_plain_deferred_tell_makes_no_commit_and_no_properties():
+    """With no option but its delay the message is plain, and neither its timer nor its entering is prepared and applied."""
+    mesh = Mesh("shop", clock=VirtualClock())
+    late, seen = _recording(mesh)
+    ledger = mesh._engine.ground.ledger
+    commits: list[object] = []
+    prepare = ledger.prepare
+
+    def noting(*intents: Any, now: float) -> Any:
+        commits.extend(intents)
+        return prepare(*intents, now=now)
+
+    async with mesh:
+        await late.tell("warm", delay=1)  # finds the route
+        await advance(2)
+        ledger.prepare = noting
+        await late.tell("a", delay=1)
+        (timer,) = mesh.timers.list()
+        assert timer.message.properties is PLAIN
+        await advance(2)
+        assert ([body for _, body in seen], commits) == (["warm", "a"], [])
+        await late.tell("b", delay=1, priority=1)
+        await advance(2)
+        assert len(commits) == 2
+
+
+async def test_thirty_days_of_waiting_cost_a_handful_of_wake_ups():
+    """For a delay and for an absolute time: virtual time needs no second look at the wall clock."""
+    clock = VirtualClock()
+    mesh = Mesh("shop", clock=clock)
+    late, seen = _recording(mesh)
+    sleep, sleeps = clock.sleep, list[float]()
+
+    async def counted(seconds: float) -> None:
+        sleeps.append(seconds)
+        await sleep(seconds)
+
+    clock.sleep = counted
+    month = 30 * 86_400
+    async with mesh:
+        await late.tell("delay", delay=month)
+        await late.tell("at", at=_wall(month))
+        await advance(month + 1)
+    assert {body for _, body in seen} == {"at", "delay"}
+    assert len(sleeps) < 8

@@ -2,20 +2,23 @@
 
 import logging
 import os
-import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import anyio
+import anyio.lowlevel
 import pytest
 
-from flowmesh import Mesh
+from flowmesh import Delivery, Mesh
 from flowmesh._runtime import drain
+from flowmesh._runtime.blocking import Blocker
 from flowmesh._runtime.context import Context
 from flowmesh._runtime.drain import EXIT_CLEAN, EXIT_HANDED_BACK, EXIT_HARD, DrainReport, HardExit
-from flowmesh.errors import MeshStopped
-from flowmesh.policies import Retry
+from flowmesh._runtime.watchdog import Watchdog
+from flowmesh.errors import MeshStopped, Reject
+from flowmesh.policies import MailboxOptions, Retry
 from flowmesh.testing import BACKENDS, settled
 from flowmesh.testing.virtual import Backend
 
@@ -211,6 +214,7 @@ def _report(**changes: object) -> DrainReport:
         "handed_back": 0,
         "unhandled": {},
         "unconsumed": {},
+        "in_hand": 0,
         "deferred": 0,
         "dead_letters": 0,
         "seconds": 0.25,
@@ -230,8 +234,9 @@ def _report(**changes: object) -> DrainReport:
             "drained in 0.25 s; left in memory: 4 ready in 'work', 1 of them handed back by a cancelled handler",
             75,
         ),
-        # An asked message that was handed back has been withdrawn: its asker was told.
+        # Handed back, and gone since: its mailbox was deleted, or its time was over.
         ({"handed_back": 1}, "drained in 0.25 s; left in memory: 1 handed back by a cancelled handler", 75),
+        ({"in_hand": 2}, "drained in 0.25 s; left in memory: 2 in the hands of consumers", 75),
         ({"unhandled": {"work": 4}}, "drained in 0.25 s; left in memory: 4 ready in 'work'", 75),
     ],
 )
@@ -240,6 +245,99 @@ def test_the_text_of_a_report(changes: dict[str, object], text: str, code: int):
     report = _report(**changes)
     assert str(report) == text
     assert report.exit_code == code
+
+
+async def test_asked_messages_are_not_handed_back():
+    """An ask that a stop interrupts is no work that was left: its asker is told, and its copy has ended, withdrawn."""
+    mesh, told = Mesh("shop", grace=1), list[BaseException]()
+
+    @mesh.actor(concurrency=2)
+    async def answer(number: int) -> int:
+        await anyio.sleep(100)
+        return number
+
+    async def ask() -> None:
+        try:
+            await answer.ask(1, timeout=None)
+        except MeshStopped as error:
+            told.append(error)
+
+    async with anyio.create_task_group() as group, mesh:
+        group.start_soon(ask)
+        await settled()
+    assert len(told) == 1
+    assert mesh.report is not None
+    assert (mesh.report.handed_back, mesh.report.unhandled, mesh.report.exit_code) == (0, {}, EXIT_CLEAN)
+    assert answer.mailbox.statistics().withdrawn == 1
+    async with mesh:
+        await answer.tell(1)
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask)
+            await settled()
+            group.cancel_scope.cancel()
+    assert mesh.report is not None
+    assert (mesh.report.handed_back, mesh.report.unhandled) == (1, {"answer": 1})  # only the one that was told
+
+
+async def test_deliveries_that_nobody_settled_are_reported():
+    """A delivery that its consumer still holds when the mesh stops is neither done nor ready: the report says so, with 75."""
+    mesh = Mesh("shop", grace=1)
+    box = mesh.mailbox("box")
+    async with mesh:
+        await mesh.exchange("").publish(1, "box")
+        delivery = await box.get()
+    assert mesh.report is not None
+    assert (mesh.report.in_hand, mesh.report.exit_code) == (1, EXIT_HANDED_BACK)
+    assert box.statistics().leased == 1
+    await delivery.ack()
+    async with mesh:
+        pass
+    assert mesh.report is not None
+    assert (mesh.report.in_hand, mesh.report.exit_code) == (0, EXIT_CLEAN)
+
+
+@pytest.mark.parametrize("grace", [0.0, 1.0, 2.5, 6.0, 60.0])
+async def test_the_report_adds_up(grace: float):
+    """Whenever a drain ends, every copy that entered a mailbox has one place, none is leased, and the report tells the rest."""
+    mesh = Mesh("shop", grace=grace)
+    mesh.mailbox("archive")
+    events = mesh.exchange("events", "fanout")
+    events.bind(mesh.mailbox("archive"))
+
+    @mesh.actor(bind=events.on(), concurrency=3, retry=Retry(3, initial=2.0, jitter="none"), mailbox=MailboxOptions(ttl=5.0))
+    async def work(number: int, ctx: Context) -> None:
+        await anyio.sleep(1)
+        if number % 3 == 0:
+            raise OSError("again")
+        if number % 5 == 0:
+            raise Reject("never")
+        if number % 2 == 0:
+            ctx.tell(after, number)
+        await after.ask(number)
+
+    @mesh.actor(concurrency=2)
+    async def after(number: int) -> None:
+        await anyio.sleep(0.5)
+
+    async with mesh:
+        for number in range(20):
+            await events.publish(number)
+        await events.publish(99, delay=100)
+        await anyio.sleep(1.2)
+    statistics, report = mesh.statistics(), mesh.report
+    assert report is not None
+    for box in statistics.mailboxes.values():
+        ended = box.acked + box.dead + box.expired + box.dropped + box.withdrawn + box.purged
+        assert box.entered == box.ready + ended
+        assert (box.leased, box.delayed) == (0, 0)
+    ready = {name: box.ready for name, box in statistics.mailboxes.items() if box.ready}
+    assert {**report.unhandled, **report.unconsumed} == ready
+    assert report.unconsumed == {"archive": 20}
+    assert (report.in_hand, report.deferred, report.dead_letters) == (0, statistics.deferred, statistics.dead_letters.ready)
+    assert report.deferred == 1
+    assert report.handed_back <= sum(report.unhandled.values())
+    assert report.exit_code == (EXIT_HANDED_BACK if report.unhandled else EXIT_CLEAN)
+    assert (report.exit_code == EXIT_CLEAN) == (grace >= 6.0)
 
 
 async def test_the_report_is_logged(caplog: pytest.LogCaptureFixture):
@@ -350,31 +448,108 @@ async def test_nobody_is_named_when_all_end_in_time(caplog: pytest.LogCaptureFix
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-def test_a_hard_exit_names_the_handlers(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
-    """When the time is over the thread says who still runs, and leaves the process with 70; disarmed it does nothing."""
+class _Watch(Watchdog):
+    """A watchdog that only says whether it watches, and what it was told to find."""
+
+    def __init__(self, found: Blocker | None = None) -> None:
+        super().__init__(logging.getLogger("flowmesh.shop"), 0, lambda call: None, find=lambda thread: found)
+        self.watches = False
+
+    def start(self) -> None:
+        self.watches = True
+
+    def stop(self) -> None:
+        self.watches = False
+
+
+def _hard_exit(watchdog: Watchdog, *running: str) -> HardExit:
+    return HardExit("shop", logging.getLogger("flowmesh.shop"), lambda: list(running), watchdog)
+
+
+@pytest.mark.parametrize(
+    "running, found, text",
+    [
+        (["actor 'a' (message 7)"], None, "actor 'a' (message 7) still runs; leaving the process with exit code 70"),
+        ([], None, "something of the application still runs; leaving the process with exit code 70"),
+        (
+            ["actor 'a' (message 7)", "actor 'b' (message 8)"],
+            Blocker("actor 'b' (message 8)", "app.py:3 in b", "  the stack", 1),
+            (
+                "actor 'b' (message 8) holds the event loop at app.py:3 in b, actor 'a' (message 7) still runs; "
+                "leaving the process with exit code 70\n  the stack"
+            ),
+        ),
+        (
+            [],
+            Blocker(None, "app.py:3 in tick", "  the stack", 1),
+            (
+                "something of the application holds the event loop at app.py:3 in tick; leaving the process with exit code 70"
+                "\n  the stack"
+            ),
+        ),
+    ],
+)
+def test_a_hard_exit_names_the_handlers(
+    running: list[str],
+    found: Blocker | None,
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    """When the time is over it says who holds the loop, where, and who still runs, and leaves the process with 70."""
     codes: list[int] = []
     monkeypatch.setattr(os, "_exit", codes.append)
-    leaving = HardExit("shop", logging.getLogger("flowmesh.shop"), lambda: ["actor 'a' (message 7)"])
+    leaving = _hard_exit(_Watch(found), *running)
     leaving.arm(0)
     assert leaving._timer is not None
     leaving._timer.join(30)
     assert codes == [EXIT_HARD]
-    assert caplog.messages == [
-        "mesh 'shop' does not end: actor 'a' (message 7) still runs; leaving the process with exit code 70"
-    ]
-    leaving.arm(1000)
-    timer = leaving._timer
-    leaving.disarm()
-    timer.join(30)
-    assert not timer.is_alive()
+    assert caplog.messages == [f"mesh 'shop' does not end: {text}"]
+
+
+def test_the_earliest_limit_stands():
+    """Of several limits the earliest holds; infinity is none, but watches; disarmed, there is neither limit nor watch."""
+    watchdog = _Watch()
+    leaving = _hard_exit(watchdog)
     leaving.arm(float("inf"))
-    assert leaving._timer is None
+    assert (leaving._timer, watchdog.watches) == (None, True)
+    leaving.arm(1000)
+    late = leaving._timer
+    leaving.arm(2000)
+    assert leaving._timer is late
+    leaving.arm(500)
+    early = leaving._timer
+    assert early is not late
+    assert late is not None
+    assert early is not None
+    late.join(30)  # It was cancelled, not left behind.
+    assert early.is_alive()
+    leaving.disarm()
+    early.join(30)
+    assert (leaving._timer, watchdog.watches) == (None, False)
+    leaving.arm(2000)  # Limits from before it was disarmed are forgotten.
+    assert leaving._timer is not None
+    leaving.disarm()
+
+
+def test_a_hard_exit_does_not_wait_for_the_log(monkeypatch: pytest.MonkeyPatch):
+    """A log that nobody can write to, because the blocked handler holds it, does not keep the process from ending."""
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    monkeypatch.setattr(drain, "LAST_WORDS", 0.01)
+    free = threading.Event()
+    leaving = HardExit("shop", logging.getLogger("flowmesh.shop"), lambda: [str(free.wait(30))], _Watch())
+    leaving.arm(0)
+    assert leaving._timer is not None
+    leaving._timer.join(30)
     assert codes == [EXIT_HARD]
+    assert not free.is_set()
+    free.set()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_serve_exits_hard_when_a_handler_blocks_the_loop(backend: str):
-    """A handler that blocks the event loop for ever does not keep `run` from ending: it is named, and the code is 70."""
+    """A handler that blocks the event loop for ever does not keep `run` from ending: it is named with its place; 70."""
     program = f"""
         import logging, threading
         from flowmesh import Mesh
@@ -401,7 +576,8 @@ def test_serve_exits_hard_when_a_handler_blocks_the_loop(backend: str):
     assert done.returncode == EXIT_HARD, done.stderr
     assert done.stdout == "blocking\n"
     assert (
-        "mesh 'shop' does not end: actor 'block' (message m1) still runs; leaving the process with exit code 70" in done.stderr
+        "mesh 'shop' does not end: actor 'block' (message m1) holds the event loop at <string>:13 in block; leaving the "
+        "process with exit code 70\n" in done.stderr
     )
 
 
@@ -471,36 +647,35 @@ def test_run_serves_from_synchronous_code(backend: Backend):
     assert seen == [0, 1, 2]
 
 
-@pytest.mark.parametrize("signals, code", [(1, EXIT_CLEAN), (2, EXIT_HANDED_BACK)])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_drains_and_a_second_one_stops_at_once(
-    number: signal.Signals, signals: int, code: int, caplog: pytest.LogCaptureFixture
-):
-    """SIGINT and SIGTERM begin the drain; while it drains another one cancels the handlers, and the exit code is 75."""
-    caplog.set_level(logging.INFO, "flowmesh.shop")
-    mesh = Mesh("shop", grace=100)
-    first, second = f"{number.name}: draining for up to 100 s", f"{number.name} again: stopping at once"
-
-    @mesh.actor
-    async def slow(count: int) -> None:
-        for line in (first, second)[:count]:
-            signal.raise_signal(number)
-            while line not in caplog.messages:  # noqa: ASYNC110 - there is nothing but the log to wait for
-                await anyio.sleep(0.01)
-        await anyio.sleep(5)
-
-    @mesh.source
-    async def poll(ctx: object) -> None:
-        await slow.tell(signals)
-
-    with anyio.fail_after(50):
-        assert await mesh.serve() == code
-    assert (first in caplog.messages, second in caplog.messages) == (True, signals == 2)
-    assert mesh.report is not None
-    assert mesh.report.handed_back == signals - 1
-
-
 def test_exit_codes_are_those_of_sysexits():
     """0 clean, 75 (EX_TEMPFAIL) work was handed back, 70 (EX_SOFTWARE) hard."""
     assert (EXIT_CLEAN, EXIT_HANDED_BACK, EXIT_HARD) == (0, os.EX_TEMPFAIL, os.EX_SOFTWARE)
     assert drain.PATIENCE > 0
+
+
+async def test_leaving_by_an_error_with_a_delivery_in_hand():
+    """A delivery that is still held keeps nobody from noticing that the last handler has ended: the mesh is left."""
+    mesh = Mesh("shop")
+    box = mesh.mailbox("box")
+
+    @mesh.actor
+    async def slow(number: int) -> None:
+        del number
+        try:
+            await anyio.sleep_forever()
+        finally:
+            for _ in range(5):
+                await anyio.lowlevel.cancel_shielded_checkpoint()
+
+    async def run() -> None:
+        async with mesh:
+            await mesh.exchange("").publish("x", "box")
+            held.append(await box.get())
+            await slow.tell(1)
+            await settled()
+            raise OSError("body")
+
+    held: list[Delivery] = []
+    with pytest.raises(OSError, match="body"):
+        await run()
+    await held[0].ack()

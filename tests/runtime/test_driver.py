@@ -107,20 +107,64 @@ async def test_a_cancelled_timer_does_not_fire():
     assert fired == ["first"]
 
 
+class Unwatched(Sleepless):
+    """A clock that does not know when its wall clock jumps, as that of a real loop."""
+
+    def watch_jumps(self, call: Callable[[], None], /) -> Any:
+        return None
+
+
 async def test_wall_timers_are_looked_at_again_and_again():
-    """While a timer on the wall clock is set the driver sleeps a few seconds at most, so that a jump is noticed."""
-    clock = Sleepless()
+    """While a timer on the wall clock is set the driver sleeps half a minute at most, so that a jump is noticed by then."""
+    clock = Unwatched()
     mesh, fired = Mesh("shop", clock=clock), list[float]()
     async with mesh:
         _set(mesh, EPOCH + 1000, fired.append, on_wall=True)
-        await advance(12)
+        await advance(70)
         assert clock.sleeps == [WALL_RECHECK] * 3
-        clock.shift_wall(990)
+        clock.shift_wall(930)
         await advance(WALL_RECHECK)
-        assert fired == [pytest.approx(15, abs=0.01)]
+        assert fired == [pytest.approx(90, abs=0.01)]
         clock.sleeps.clear()
         await advance(100)
         assert clock.sleeps == []
+
+
+async def test_a_clock_that_tells_its_jumps_lets_the_driver_sleep():
+    """One sleep for thirty days; set forward, the clock is looked at in the same moment; set back, the timer waits on."""
+    clock = Sleepless()
+    mesh, fired = Mesh("shop", clock=clock), list[float]()
+    month = 30 * 86_400.0
+    async with mesh:
+        _set(mesh, EPOCH + month, fired.append, on_wall=True)
+        await settled()
+        assert clock.sleeps == [month]
+        await advance(10)
+        clock.shift_wall(-100)
+        await settled()
+        await advance(month)
+        assert (fired, len(clock.sleeps)) == ([], 2)
+        clock.shift_wall(90)
+        await advance(TICK)
+        assert fired == [pytest.approx(month + 10, abs=0.01)]
+    clock.shift_wall(1000)  # nobody listens any more
+
+
+async def test_a_plain_loop_with_virtual_time_needs_no_second_look():
+    """The default clock, too, knows that virtual wall time does not jump."""
+    mesh, sleeps = Mesh("shop"), list[float]()
+    clock = mesh._engine.ground.clock
+    sleep = clock.sleep
+
+    async def counted(seconds: float) -> None:
+        sleeps.append(seconds)
+        await sleep(seconds)
+
+    clock.sleep = counted
+    async with mesh:
+        _set(mesh, clock.wall() + 86_400, lambda _now: None, on_wall=True)
+        await advance(86_401)
+    assert len(sleeps) < 5
 
 
 async def test_many_due_at_once_let_the_others_run():
@@ -160,3 +204,19 @@ async def test_an_error_in_a_timer_is_not_lost():
             await anyio.sleep_forever()
     async with mesh:
         pass
+
+
+async def test_a_jump_of_the_wall_clock_is_noticed_once():
+    """More than a second, ahead or back, since the driver looked last: it says so before it carries out what is due by then."""
+    clock = VirtualClock()
+    mesh, seen = Mesh("shop", clock=clock), list[str]()
+    async with mesh:
+        await settled()
+        mesh._engine.driver.on_wall_set = lambda: seen.append("set")
+        _set(mesh, EPOCH + 100, lambda now: seen.append("due"), on_wall=True)
+        await settled()
+        for seconds in (0.9, -0.9, -3600, 7200):
+            clock.shift_wall(seconds)
+            await settled()
+        await advance(10)
+    assert seen == ["set", "set", "due"]

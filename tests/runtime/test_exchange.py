@@ -411,6 +411,17 @@ async def test_mandatory():
         assert orders.unroutable == 3
 
 
+async def test_publish_many_takes_pairs():
+    """What is no pair of body and key is named, and nothing has been published."""
+    mesh = Mesh()
+    orders = mesh.exchange("orders", "fanout")
+    orders.bind(mesh.mailbox("work"))
+    async with mesh:
+        with pytest.raises(TypeError, match=r"publish_many takes pairs \(body, key\), not 'alone'"):
+            await orders.publish_many([("a", "k"), "alone"])  # pyright: ignore[reportArgumentType]
+        assert mesh.mailbox("work").statistics().entered == 0
+
+
 async def test_publish_many_is_one_commit():
     """All messages enter, in order, or none: a `reject` mailbox without room for all of them refuses all."""
     mesh = Mesh("shop")
@@ -441,7 +452,7 @@ async def test_wrong_arguments():
             await orders.publish("x", 7)  # pyright: ignore[reportArgumentType] - as a user might
         with pytest.raises(ValueError, match="delay must be zero or more seconds, not -1"):
             await orders.publish("x", "k", delay=-1)
-        with pytest.raises(TypeError, match=r"unknown publish option 'prioritty' \(did you mean 'priority'\?\)"):
+        with pytest.raises(TypeError, match=r"unknown option 'prioritty' \(did you mean 'priority'\?\)"):
             await orders.publish("x", "k", prioritty=1)  # pyright: ignore[reportCallIssue] - as a user might
         assert bodies(box) == []
         assert (await orders.publish("x", "k" * 255)).routed == 1
@@ -539,7 +550,9 @@ _boxes = st.lists(
     max_size=4,
 )
 _exchanges = st.lists(
-    st.tuples(st.sampled_from(["direct", "fanout", "topic", "headers"]), st.none() | st.sampled_from(["x0", "x1", "x2"])),
+    st.tuples(
+        st.sampled_from(["direct", "fanout", "topic", "headers", "hash"]), st.none() | st.sampled_from(["x0", "x1", "x2"])
+    ),
     min_size=1,
     max_size=3,
 )
@@ -568,7 +581,8 @@ async def _play(
     mailboxes = [mesh.mailbox(f"m{number}", each) for number, each in enumerate(boxes)]
     ends: list[Any] = [*names, *mailboxes]
     for source, end, pattern in bindings:
-        names[source % len(names)].bind(ends[end % len(ends)], pattern)
+        exchange = names[source % len(names)]
+        exchange.bind(ends[end % len(ends)], str(len(pattern) + 1) if exchange.type == "hash" else pattern)
     seen: list[object] = []
     kept: list[object] = []
     async with mesh:

@@ -169,14 +169,12 @@ def _generator(order: Order) -> Iterator[int]:
         (_context_first, r"takes a Context first: the body comes first, write \(_: None, ctx: Context\)"),
         (_context_before_body, "takes a Context first"),
         (_two_contexts, "asks for 'other'"),
-        (_unprovided, "asks for 'pool'.* which nobody provides"),
         (_positional_context, "takes 'ctx' by position only: move the / before it"),
-        (_unknown_context, "annotates 'ctx' with a name that is not defined: name 'Contxt'"),
         (_no_type, "has an annotation that is no type, '3 . 4'"),
         (_no_attribute, "has an annotation that is no type, 'typing.Ordr'"),
         (_async_generator, "is a generator: publish each thing with ctx.publish"),
         (_generator, "is a generator"),
-        (Order, "cannot be a handler: give a function"),
+        (Order, "has no method that takes messages: decorate them with flowmesh.on"),
         (3, "cannot be a handler: give a function"),
         (dict.update, "no signature that can be read|does not say what"),
     ],
@@ -186,8 +184,25 @@ def test_wrong_signature_fails_at_declaration(handler: Any, text: str):
     mesh = Mesh("shop")
     with pytest.raises(InvalidHandler, match=text) as caught:
         mesh.actor(handler, name="wrong")
-    assert "handler" in str(caught.value)
+    assert "handler" in str(caught.value) or handler is Order
     assert "wrong" not in mesh.topology().json()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "handler, text",
+    [
+        (_unprovided, r"actor 'wrong' needs .*Mapping\[str, int\], which nobody provides: mesh.provide\(.*, factory\)"),
+        (_unknown_context, "annotates 'ctx' with a name that is not defined: name 'Contxt'"),
+    ],
+)
+async def test_what_is_still_missing_at_the_start(handler: Any, text: str):
+    """A type may be provided, or defined, after the declaration; if it is still missing at the start, that fails."""
+    mesh = Mesh("shop")
+    mesh.actor(handler, name="wrong")
+    with pytest.raises(InvalidHandler, match=text):
+        async with mesh:
+            pytest.fail("it must not start")
 
 
 def test_actor_is_no_handler():

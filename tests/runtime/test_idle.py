@@ -429,7 +429,7 @@ async def test_many_may_wait_and_each_may_leave():
             with anyio.move_on_after(1):
                 await watches[2].wait()
         assert [watch.at for watch in watches] == [2.0, 2.0, 0.0]
-        assert not mesh._engine._idlers
+        assert not mesh._engine.quiescence._idlers
         assert not mesh._engine.ground.has_idlers
 
 
@@ -446,7 +446,7 @@ async def test_cancelling_the_wait_at_every_checkpoint_leaves_nothing():
         await mesh.idle()
 
     def check(swept: object) -> None:
-        assert not mesh._engine._idlers
+        assert not mesh._engine.quiescence._idlers
         assert not mesh._engine.ground.has_idlers
 
     async with mesh:
@@ -496,10 +496,10 @@ async def test_it_is_read_in_constant_time():
         mesh.actor(_work, name=f"actor-{number}")
     async with mesh:
         await settled()
-        for cell in mesh._engine.cells.values():
+        for cell in mesh._engine.residents.cells.values():
             cell.box = _Watched(cell.box, looks)  # pyright: ignore[reportAttributeAccessIssue]
-        assert mesh._engine.is_idle
-        for cell in mesh._engine.cells.values():
+        assert mesh._engine.quiescence.is_idle
+        for cell in mesh._engine.residents.cells.values():
             cell.box = cell.box.box  # pyright: ignore[reportAttributeAccessIssue]
     assert looks == []
 

@@ -183,6 +183,61 @@ async def test_no_lane(by: Any, text: str, caplog: pytest.LogCaptureFixture):
     assert caplog.records[0].exc_info is not None
 
 
+async def test_by_that_raises_a_base_exception():
+    """A BaseException of `by=` stops the mesh as a handler's does: it leaves bare, and the message is ready at its place."""
+    mesh = Mesh()
+
+    class Fatal(BaseException):
+        pass
+
+    def by(order: Order) -> str:
+        raise Fatal(order.customer)
+
+    @mesh.actor(by=by)
+    async def take(order: Order) -> None:
+        pytest.fail("no lane")
+
+    async def run() -> None:
+        async with mesh:
+            await take.tell(Order("ada", 1))
+            await anyio.sleep_forever()
+
+    with pytest.raises(Fatal, match="ada"):
+        await run()
+    assert counts(take.mailbox) == {"entered": 1, "ready": 1}
+    assert len(mesh.dead_letters) == 0
+
+
+async def test_by_on_a_shared_mailbox_with_two_types():
+    """Two actors of different types on one mailbox: each converts the body to its own, whoever looked at it first."""
+
+    class Wide(Struct, frozen=True):
+        customer: str
+        number: int
+        note: str = ""
+
+    mesh = Mesh()
+    shared = mesh.mailbox("shared")
+    seen: list[object] = []
+
+    @mesh.actor(mailbox=shared, by=lambda order: order.customer, retry=Retry(2, initial=1, jitter="none"))
+    async def narrow(order: Order) -> None:
+        narrow.pause()
+        raise OSError
+
+    @mesh.actor(mailbox=shared)
+    async def wide(order: Wide) -> None:
+        seen.append(order)
+
+    async with mesh:
+        wide.pause()
+        await mesh.exchange("").publish({"customer": "ada", "number": 1}, "shared")
+        await mesh.idle()
+        wide.resume()
+        await anyio.sleep(2)
+    assert seen == [Wide("ada", 1)]
+
+
 async def test_all_unhashable():
     """Even if no message has a lane, the actor goes on and nothing is lost."""
     mesh = Mesh()

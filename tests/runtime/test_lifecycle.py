@@ -612,5 +612,5 @@ async def test_senders_of_a_task_left_behind_do_not_wait_for_ever(caplog: pytest
             await leave.tell(1)
             await anyio.sleep(3)
         await settled()
-    assert outcomes == ["mesh 'shop' has stopped: it takes no more messages"]
+    assert outcomes == ["mesh 'shop' has stopped: it takes no more messages until it is entered again"]
     assert [message.body for message in full.peek()] == [1]

@@ -11,8 +11,9 @@ import anyio.to_thread
 import pytest
 
 from flowmesh import Mesh
+from flowmesh._runtime.consuming import Deliveries
+from flowmesh._runtime.delivery import Delivery
 from flowmesh._runtime.mailbox import Mailbox
-from flowmesh._runtime.pulling import Deliveries, Delivery
 from flowmesh.errors import AlreadySettled, MeshError, MeshStopped, NotFound, NotRunning, PreconditionFailed
 from flowmesh.policies import MailboxOptions
 from flowmesh.testing import Swept, advance, cancel_sweep, settled
@@ -475,6 +476,21 @@ async def test_delivery_forgotten_after_the_mesh_stopped():
     async with mesh:
         await mesh.idle()
         assert await take(work) == "a"
+
+
+async def test_delivery_forgotten_after_its_mailbox_was_deleted():
+    """Forgotten when neither mesh runs nor mailbox is there any more: its lease ends when the mesh starts again."""
+    mesh = Mesh("shop", grace=0)
+    work = mesh.mailbox("work")
+    async with mesh:
+        await put(mesh, "a")
+        in_hand = [await work.get()]
+        work.delete()
+    with pytest.warns(ResourceWarning, match="was forgotten"):
+        forget(in_hand)
+    async with mesh:
+        await mesh.idle()
+        assert counts(work) == (0, 0, 0, 0)
 
 
 # Consuming

@@ -10,7 +10,8 @@ from flowmesh import Mesh
 from flowmesh._runtime.mailbox import Mailbox
 from flowmesh.errors import NotFound, Unroutable
 from flowmesh.policies import MailboxOptions
-from flowmesh.testing import BACKENDS, advance, run, settled
+from flowmesh.testing import BACKENDS, Probe, advance, run, settled
+from flowmesh.testing.plugin import RunningMesh
 from flowmesh.testing.virtual import Backend
 
 pytestmark = pytest.mark.anyio
@@ -77,22 +78,18 @@ async def test_deleted_mailbox_gets_nothing_more():
         assert bodies(again) == ["c", "d"]
 
 
-async def test_actor_declared_while_running():
+async def test_actor_declared_while_running(running_mesh: RunningMesh):
     """An actor declared on a running mesh is bound and handles what comes from then on, and what lay in its mailbox."""
     mesh = Mesh("shop")
     orders, waiting = mesh.exchange("orders", "fanout"), mesh.mailbox("late")
     orders.bind(waiting)
-    seen: list[str] = []
-    async with mesh:
+    async with running_mesh(mesh):
         await orders.publish("before")
-
-        @mesh.actor(name="late", bind=orders.on())
-        async def work(body: str) -> None:
-            seen.append(body)
-
+        late = Probe(mesh, "late", bind=orders.on())
         await orders.publish("after")
-        await mesh.idle()
-    assert seen == ["before", "after"]
+        await late.expect("before")
+        await late.expect("after")
+        await late.expect_none()
 
 
 async def test_binding_changes_while_a_sender_waits():

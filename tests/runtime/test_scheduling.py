@@ -6,9 +6,9 @@ from typing import Any
 import anyio
 import pytest
 
-from flowmesh import Mesh
+from flowmesh import Mesh, ScheduleStatistics
 from flowmesh._runtime.scheduling import Schedule
-from flowmesh.errors import InvalidHandler, PreconditionFailed, WrongBody
+from flowmesh.errors import InvalidHandler, MeshStopped, NotRunning, PreconditionFailed, WrongBody
 from flowmesh.policies import MailboxOptions, Retry
 from flowmesh.testing import EPOCH, VirtualClock, advance, settled
 
@@ -188,7 +188,7 @@ async def test_the_decorator_form():
         await mesh.idle()
     assert [when for when in times if when >= 0] == [10.0, 20.0, 21.0]
     assert times.count(-1) == 3
-    assert sorted(mesh._engine.schedules) == ["other", "report"]
+    assert sorted(mesh._engine.residents.schedules) == ["other", "report"]
 
 
 async def test_pause_and_resume():
@@ -279,6 +279,17 @@ async def test_a_mesh_that_was_late_makes_up_for_the_latest():
         assert schedule.fired == 2
 
 
+async def test_target_that_was_deleted(caplog: pytest.LogCaptureFixture):
+    """A schedule whose exchange has been deleted says so once, with the mend, and not at each fire."""
+    mesh = Mesh("shop")
+    orders = mesh.exchange("orders")
+    mesh.every(1, orders, name="tick")
+    async with mesh:
+        orders.delete()
+        await anyio.sleep(5.5)
+    assert caplog.messages == ["schedule 'tick' fires into exchange 'orders', which is gone: cancel it (said once)"]
+
+
 async def test_wrong_declarations_name_the_mend():
     """An interval that is not positive, an unknown overlap, a body that is not taken, a second of one name: refused at once."""
     mesh = Mesh("shop")
@@ -290,13 +301,13 @@ async def test_wrong_declarations_name_the_mend():
     for seconds in (0, -1, float("inf"), float("nan")):
         with pytest.raises(ValueError, match="seconds must be more than zero, not"):
             mesh.every(seconds, work, body=1)
-    with pytest.raises(ValueError, match=r"overlap must be 'skip' or 'allow', not 'queue'"):
-        mesh.every(1, work, body=1, overlap="queue")  # pyright: ignore[reportArgumentType, reportCallIssue]
+    with pytest.raises(ValueError, match=r"overlap must be one of .skip., .queue., .cancel., .allow., not .never."):
+        mesh.every(1, work, body=1, overlap="never")  # pyright: ignore[reportArgumentType, reportCallIssue]
     with pytest.raises(WrongBody, match=r"actor 'work' takes int, not NoneType"):
         mesh.every(1, work)  # pyright: ignore[reportArgumentType, reportCallIssue]
     with pytest.raises(TypeError, match=r"target of schedule 's' must be an actor, an exchange or a mailbox of this mesh"):
         mesh.every(1, "work", name="s")  # pyright: ignore[reportArgumentType, reportCallIssue]
-    assert mesh._engine.schedules == {}
+    assert mesh._engine.residents.schedules == {}
     mesh.every(1, work, body=1, name="tick")
     with pytest.raises(PreconditionFailed, match=r"schedule 'tick' exists in mesh 'shop': give this one another name="):
         mesh.every(1, work, body=1, name="tick")
@@ -318,8 +329,8 @@ async def test_the_decorator_refuses_a_handler_that_takes_a_message():
     mesh.every(1, mesh.mailbox("box"), name="taken")
     with pytest.raises(PreconditionFailed, match="schedule 'taken' exists"):
         mesh.every(1, name="taken")(_nothing)
-    assert list(mesh._engine.schedules) == ["taken"]
-    assert mesh._engine.cells == {}
+    assert list(mesh._engine.residents.schedules) == ["taken"]
+    assert mesh._engine.residents.cells == {}
 
 
 async def _nothing() -> None:
@@ -337,3 +348,127 @@ async def test_a_fire_leads_to_a_turn_like_any_message():
         await advance(41)
         await settled()
     assert times == [10.0, 20.0, 30.0, 40.0]
+
+
+async def test_trigger_now_fires_beside_the_due_times():
+    """At once, even in a pause, with an id of its own; `overlap` counts for it, and the due times stay."""
+    mesh = Mesh("shop", clock=VirtualClock())
+    work, times = _recorder(mesh, seconds=2)
+    schedule = mesh.every(10, work)
+    async with mesh:
+        await advance(5)
+        assert schedule.trigger_now() is True
+        assert schedule.trigger_now() is False
+        assert (schedule.fired, schedule.skipped) == (1, 1)
+        await advance(6)
+        schedule.pause()
+        await advance(9)
+        assert schedule.trigger_now() is True
+        await settled()
+    assert times == [5.0, 10.0, 20.0]
+
+
+async def test_each_trigger_has_an_id_of_its_own():
+    """Several at one moment, at the very moment of a due time, too."""
+    mesh = Mesh("shop", clock=VirtualClock())
+    box = mesh.mailbox("box")
+    schedule = mesh.every(10, box)
+    async with mesh:
+        await advance(10)
+        assert [schedule.trigger_now() for _ in range(3)] == [True] * 3
+        ids = [message.id for message in box.peek()]
+        assert len(set(ids)) == 4
+        fire = box.peek()[1].fire
+        assert fire is not None
+        assert fire.scheduled == fire.fired
+
+
+async def test_trigger_now_needs_a_mesh_that_runs():
+    """NotRunning before, MeshStopped while it drains and after, PreconditionFailed if cancelled; False into nowhere."""
+    mesh = Mesh("shop", clock=VirtualClock())
+    nowhere = mesh.exchange("nowhere")
+    schedule = mesh.every(10, nowhere)
+    with pytest.raises(NotRunning, match="mesh 'shop' has not been started"):
+        schedule.trigger_now()
+    draining = list[BaseException]()
+
+    @mesh.actor
+    async def late(_: None) -> None:
+        mesh.stop()
+        with pytest.raises(MeshStopped, match="mesh 'shop' is draining: its schedules fire no more") as caught:
+            schedule.trigger_now()
+        draining.append(caught.value)
+
+    async with mesh:
+        assert schedule.trigger_now() is False
+        assert nowhere.unroutable == 1
+        await late.tell()
+    assert len(draining) == 1
+    with pytest.raises(MeshStopped):
+        schedule.trigger_now()
+    schedule.cancel()
+    with pytest.raises(PreconditionFailed, match="schedule 'nowhere' is cancelled: declare it anew to fire it"):
+        schedule.trigger_now()
+
+
+async def test_statistics_name_each_schedule():
+    """Per schedule: fired, skipped, missed, waiting, the next due time, and whether it is paused; a cancelled one is gone."""
+    mesh = Mesh("shop", clock=VirtualClock())
+    box = mesh.mailbox("box")
+    tick, tock = mesh.every(10, box, name="tick"), mesh.cron("0 * * * *", box, name="tock")
+    assert mesh.statistics().schedules["tick"] == ScheduleStatistics(0, 0, 0, 0, None, False)
+    async with mesh:
+        await advance(25)
+        tick.pause()
+        hour = datetime.datetime.fromtimestamp(EPOCH + 3600, datetime.UTC)
+        assert mesh.statistics().schedules == {
+            "tick": ScheduleStatistics(2, 0, 0, 0, None, True),
+            "tock": ScheduleStatistics(0, 0, 0, 0, hour, False),
+        }
+        tock.cancel()
+        assert list(mesh.statistics().schedules) == ["tick"]
+        mesh.every(5, box, name="tock")
+        await advance(6)
+        assert mesh.statistics().schedules["tock"].fired == 1
+
+
+async def test_a_cron_schedule_cannot_be_declared_wrongly():
+    """A bad line, an unknown zone, an unknown or contradictory option: each names itself and the mend, and nothing is left."""
+    mesh = Mesh("shop")
+    box = mesh.mailbox("box")
+    wrong: list[tuple[str, dict[str, Any], type[Exception], str]] = [
+        ("0 9 * *", {}, ValueError, r"cron line '0 9 \* \*' has 4 fields: give five"),
+        ("0 25 * * *", {}, ValueError, r"cron line '0 25 \* \* \*' cannot be read: bad hour"),
+        (
+            "@daily",
+            {"tz": "Europe/Berlni"},
+            ValueError,
+            r"unknown time zone 'Europe/Berlni' \(did you mean 'Europe/Berlin'\?\)",
+        ),
+        ("@daily", {"tz": "../../etc/passwd"}, ValueError, r"unknown time zone"),
+        ("@daily", {"tz": ""}, ValueError, r"unknown time zone ''"),
+        ("@daily", {"tz": 3}, TypeError, r"tz must be the name of a zone, like 'Europe/Berlin', or a tzinfo, not 3"),
+        ("@daily", {"zone": "UTC"}, TypeError, r"unknown option 'zone' of mesh.cron"),
+        ("@daily", {"overlapp": "skip"}, TypeError, r"unknown option 'overlapp' of mesh.cron \(did you mean 'overlap'\?\)"),
+        ("@daily", {"fixed_delay": True}, TypeError, r"unknown option 'fixed_delay' of mesh.cron"),
+        ("@daily", {"catchup": "most"}, ValueError, r"catchup must be one of 'latest', 'all', 'none', not 'most'"),
+        ("@daily", {"within": 0}, ValueError, r"within must be more than zero seconds, or None, not 0"),
+        ("@daily", {"catchup": "none", "within": 5}, ValueError, r"nothing is made up for: leave within= out"),
+        ("@daily", {"jitter": -1}, ValueError, r"jitter must be zero or more seconds, not -1"),
+        ("@daily", {"start": datetime.datetime(2024, 1, 1)}, ValueError, r"start must be a datetime with a time zone"),  # noqa: DTZ001
+    ]
+    for line, options, kind, text in wrong:
+        with pytest.raises(kind, match=text):
+            mesh.cron(line, box, **options)
+    with pytest.raises(TypeError, match="a cron line is a text like"):
+        mesh.cron(9, box)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    with pytest.raises(ValueError, match=r"a fire counts from the end of the one before it.* leave overlap= out"):
+        mesh.every(1, box, fixed_delay=True, overlap="queue")
+    with pytest.raises(ValueError, match="fixed_delay must be True or False, not 30"):
+        mesh.every(1, box, fixed_delay=30)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    assert mesh._engine.residents.schedules == {}
+    schedule = mesh.cron("@daily", box)
+    with pytest.raises(ValueError, match="limit must be zero or more, not -1"):
+        schedule.upcoming(-1)
+    with pytest.raises(ValueError, match="after must have a time zone"):
+        schedule.upcoming(after=datetime.datetime(2024, 1, 1))  # noqa: DTZ001

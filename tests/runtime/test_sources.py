@@ -8,7 +8,8 @@ import pytest
 from flowmesh import Mesh
 from flowmesh._runtime.context import ActorContext
 from flowmesh.errors import InvalidHandler, MeshStopped, PreconditionFailed
-from flowmesh.testing import settled
+from flowmesh.testing import History, Probe, settled
+from flowmesh.testing.plugin import RunningMesh
 
 pytestmark = pytest.mark.anyio
 
@@ -70,26 +71,26 @@ async def test_sources_under_a_name_and_while_the_mesh_runs():
         assert runs == ["first", "second"]
 
 
-async def test_a_source_is_not_a_turn():
+async def test_a_source_is_not_a_turn(running_mesh: RunningMesh):
     """What it sends has no cause, and when the drain begins its sends are refused like any from outside."""
     mesh, errors = Mesh("shop"), list[str]()
-    box = mesh.mailbox("box")
+    probe = Probe(mesh, "probe")
 
     @mesh.source
     async def poll(ctx: ActorContext) -> None:
-        await mesh.exchange("").publish(1, "box")
+        await probe.actor.tell(1)
         try:
             await anyio.sleep_forever()
         finally:
             try:
-                mesh.exchange("").publish_nowait(2, "box")
+                probe.actor.tell_nowait(2)
             except MeshStopped as error:
                 errors.append(str(error))
 
-    async with mesh:
-        await settled()
-    assert [(message.body, message.cause) for message in box.peek()] == [(1, None)]
-    assert errors == ["mesh 'shop' is draining: it takes no more messages"]
+    async with running_mesh(mesh):
+        assert (await probe.expect(1)).message.cause is None
+    assert len(probe.received) == 1
+    assert errors == ["mesh 'shop' is draining: it takes no more messages until it is entered again"]
 
 
 async def test_wrong_declarations_name_the_mend():
@@ -114,14 +115,15 @@ async def test_wrong_declarations_name_the_mend():
         mesh.source(poll)
 
 
-async def test_a_source_that_swallows_its_cancellation_does_not_keep_the_mesh_from_draining():
+async def test_a_source_that_swallows_its_cancellation_does_not_keep_the_mesh_from_draining(
+    running_mesh: RunningMesh, mesh_history: History
+):
     """One that returns although it was cancelled has ended; what was under way is drained as ever."""
-    mesh, seen = Mesh("shop"), list[int]()
+    mesh = Mesh("shop")
 
     @mesh.actor
     async def work(number: int) -> None:
         await anyio.sleep(1)
-        seen.append(number)
 
     @mesh.source
     async def poll(ctx: ActorContext) -> None:
@@ -130,9 +132,9 @@ async def test_a_source_that_swallows_its_cancellation_does_not_keep_the_mesh_fr
         except anyio.get_cancelled_exc_class():
             return
 
-    async with mesh:
+    async with running_mesh(mesh):
         await work.tell(1)
-    assert seen == [1]
+    assert mesh_history.handled("work") == [1]
 
 
 async def test_an_error_of_a_source_while_it_is_cancelled_is_told():

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from flowmesh import Mesh
+from flowmesh import Context, Mesh
 from flowmesh.policies import MailboxOptions
+from flowmesh.testing import settled
 
 pytestmark = pytest.mark.anyio
 
@@ -36,8 +37,8 @@ async def test_json():
     """The JSON says all exchanges but the default one, all mailboxes with their actors, and all bindings."""
     found = json.loads(shop().topology().json())
     assert found["exchanges"] == [
-        {"name": "docs", "type": "headers", "alternate": None, "internal": True},
-        {"name": "orders", "type": "topic", "alternate": "rest", "internal": False},
+        {"name": "docs", "type": "headers", "alternate": None, "internal": True, "arguments": {}},
+        {"name": "orders", "type": "topic", "alternate": "rest", "internal": False, "arguments": {}},
     ]
     assert [(each["name"], each["actors"]) for each in found["mailboxes"]] == [
         ("archive", ["first", "second"]),
@@ -135,3 +136,44 @@ async def test_empty_mesh():
     assert found.mermaid() == "flowchart LR\n"
     assert json.loads(found.json()) == {"exchanges": [], "mailboxes": [], "bindings": []}
     assert found.dot().splitlines() == ["digraph topology {", "    rankdir=LR;", "}"]
+
+
+async def test_rings_of_dead_letters():
+    """A mailbox whose dead letters come back to it is on a ring; one that rejects when it is full breaks it."""
+    mesh = Mesh("shop")
+    again = mesh.exchange("again", "fanout")
+    again.bind(mesh.mailbox("orders", MailboxOptions(dead_letter="again")))
+    again.bind(mesh.mailbox("others", MailboxOptions(dead_letter="again", overflow="reject")))
+    one, two = mesh.exchange("one", "topic"), mesh.exchange("two", "topic")
+    one.bind(two, "#")
+    two.bind(one, "#")
+    assert [str(ring) for ring in mesh.topology().rings()] == ["exchange 'again' -> mailbox 'orders' -> exchange 'again'"]
+
+
+async def test_rings_through_actors_that_have_been_seen():
+    """Where an actor's turns send is known when they have asked, waited for room, or collected an output."""
+    mesh = Mesh("shop")
+
+    @mesh.actor
+    async def a(number: int, ctx: Context) -> None:
+        ctx.tell(b, number)
+
+    @mesh.actor
+    async def b(number: int) -> None:
+        if number:
+            await c.ask(0)
+
+    @mesh.actor
+    async def c(number: int, ctx: Context) -> None:
+        ctx.tell(a, 0)
+
+    assert mesh.topology().rings() == ()
+    async with mesh:
+        await a.tell(1)
+        await settled()
+        mesh.stop()
+        (ring,) = mesh.topology().rings()
+    kinds = [place for name in "abc" for place in (("actor", name), ("mailbox", "abca"["abc".index(name) + 1]))]
+    assert list(ring.places) == kinds
+    assert str(ring).startswith("actor 'a' -> mailbox 'b' -> actor 'b' -> mailbox 'c' -> ")
+    assert [(send.actor, send.mailbox) for send in mesh.topology().sends] == [("a", "b"), ("b", "c"), ("c", "a")]

@@ -4,10 +4,14 @@ A refused line carries each checker's own ignore; both report an ignore that is 
 fails the gate.
 """
 
+import datetime
+import zoneinfo
 from collections.abc import Awaitable, Coroutine
 from typing import assert_type
 
 from msgspec import Struct
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.trace import NoOpTracerProvider
 
 from flowmesh import (
     Actor,
@@ -19,6 +23,7 @@ from flowmesh import (
     Mailbox,
     MailboxOptions,
     Mesh,
+    Part,
     Retry,
     Schedule,
 )
@@ -141,7 +146,7 @@ def refused_actors() -> None:
     mesh.actor(local, mailbox="box")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     mesh.actor(local, bind=orders)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     mesh.actor(local, by="customer")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
-    mesh.actor(restart=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    mesh.actor(restart=3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     mesh.actor("local")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     reliable("local")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
 
@@ -164,6 +169,8 @@ def topology() -> None:
     assert_type(mesh.exchange("same"), Exchange)
     assert_type(mesh.exchange("h", "headers", alternate=orders, internal=True), Exchange)
     assert_type(mesh.exchange("d", alternate="orders"), Exchange)
+    assert_type(mesh.exchange("s", "hash", arguments={"hash-header": "tenant"}), Exchange)
+    mesh.exchange("s", "hash", arguments="tenant")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     mesh.exchange("x", "topc")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     mesh.exchange("x", type=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     mesh.exchange("x", durable=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -173,6 +180,9 @@ def topology() -> None:
     )
     assert_type(box, Mailbox)
     assert_type(box.options, MailboxOptions)
+    MailboxOptions(single_active=True, expires=60.0)
+    MailboxOptions(single_active="first")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    MailboxOptions(expires="1 h")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     MailboxOptions(overflow="drop")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     MailboxOptions(capacity="big")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     MailboxOptions(size=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -217,7 +227,28 @@ def report_in_a_thread(_: None, ctx: Context) -> str:
     return ctx.actor
 
 
+@mesh.cron("0 9 * * mon-fri", tz="Europe/Berlin", jitter=60.0)
+async def report_daily() -> int:
+    return 1
+
+
+@Part("nights").cron("@daily", tz=zoneinfo.ZoneInfo("Asia/Tokyo"), overlap="queue")
+def report_nightly(_: None, ctx: Context) -> str:
+    return ctx.actor
+
+
 def schedules() -> None:
+    assert_type(report_daily, Actor[None, int])
+    assert_type(report_nightly, Actor[None, str])
+    assert_type(mesh.cron("0 9 * * *", tick, name="c1", catchup="all", within=3600.0), Schedule)
+    assert_type(mesh.cron("0 9 * * *", charge, body=Order(1, "x"), overlap="cancel"), Schedule)
+    assert_type(mesh.cron("0 9 * * *", orders, body=Order(1, "x"), key="order.eu.placed"), Schedule)
+    assert_type(mesh.every(60, tick, start=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), catchup="none"), Schedule)
+    assert_type(mesh.every(60, tick, name="t2", fixed_delay=True), Schedule)
+    mesh.cron("0 9 * * *", charge)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    mesh.cron("0 9 * * *", tick, fixed_delay=True)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    mesh.cron("0 9 * * *", tick, catchup="most")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    mesh.every(1.0, tick, tz="UTC")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     assert_type(report, Actor[None, int])
     assert_type(report_in_a_thread, Actor[None, str])
     assert_type(mesh.every(1.0, tick, name="t1"), Schedule)
@@ -227,7 +258,7 @@ def schedules() -> None:
     mesh.every(1.0, charge)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
     mesh.every(1.0, charge, body=Invoice(1))  # type: ignore[misc]  # pyright: ignore[reportArgumentType, reportCallIssue]
     mesh.every("1 s", tick)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
-    mesh.every(1.0, tick, overlap="queue")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    mesh.every(1.0, tick, overlap="never")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     mesh.every(1.0, "tick")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
 
     async def takes_order(order: Order) -> None: ...
@@ -275,13 +306,35 @@ class Sundial:
     async def sleep(self, seconds: float) -> None: ...
 
 
+def parts() -> None:
+    part = Part("billing")
+    orders = part.exchange("orders", "topic")
+    assert_type(orders, Exchange)
+    assert_type(part.mailbox("box"), Mailbox)
+
+    @part.actor(bind=orders.on("a"))
+    async def bill(order: str) -> int:
+        return len(order)
+
+    assert_type(bill, Actor[str, int])
+    mesh.add(part)
+    mesh.add(mesh)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    part.add(part)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    part.run()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+
+
 def meshes() -> None:
     clock: Clock = Sundial()
     Mesh("shop", clock=clock, grace=1)
+    Mesh("shop", tracer_provider=NoOpTracerProvider(), meter_provider=NoOpMeterProvider())
+    Mesh("shop", tracer_provider=NoOpMeterProvider())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Mesh("shop", clock=object())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Mesh("shop", grace="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Mesh("shop", clock)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Mesh("shop", store="shop.db")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    mesh.configure(clock=clock, grace=2.0)
+    mesh.configure(grace="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    mesh.configure(grase=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     assert_type(mesh.name, str)
     assert_type(mesh.run(), int)
     assert_type(mesh.run(backend="trio"), int)

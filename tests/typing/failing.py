@@ -26,6 +26,7 @@ from flowmesh import (
     NotRunning,
     PreconditionFailed,
     Reject,
+    RestartLimitReached,
     RetryAfter,
     TopologyError,
     Unroutable,
@@ -38,16 +39,27 @@ ROOTS: tuple[type[FlowmeshError], ...] = (MeshError, TopologyError, DeliveryErro
 OF_THE_MESH: tuple[type[MeshError], ...] = (MeshStopped, NotRunning)
 OF_THE_TOPOLOGY: tuple[type[TopologyError], ...] = (NotFound, PreconditionFailed, AccessRefused, InvalidBinding)
 OF_A_DELIVERY: tuple[type[DeliveryError], ...] = (Unroutable, MailboxFull, AlreadySettled, MalformedMessage)
-OF_AN_ACTOR: tuple[type[ActorError], ...] = (InvalidHandler, WrongBody, ActorStopped, ActorFailed, DeadlockError, NoReply)
+OF_AN_ACTOR: tuple[type[ActorError], ...] = (
+    *(InvalidHandler, WrongBody, ActorStopped, ActorFailed, RestartLimitReached, DeadlockError, NoReply),
+)
 ALSO_TYPE_ERRORS: tuple[type[TypeError], ...] = (WrongBody,)
 VERDICTS: tuple[type[Exception], ...] = (Reject, RetryAfter)
 NOT_ERRORS: tuple[type[FlowmeshError], ...] = (Reject,)  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
 
 
-def catching(delivery: DeliveryError, full: MailboxFull, unanswered: NoReply, failed: ActorFailed) -> None:
+def catching(
+    delivery: DeliveryError,
+    full: MailboxFull,
+    unanswered: NoReply,
+    failed: ActorFailed,
+    limit: RestartLimitReached,
+    deadlock: DeadlockError,
+) -> None:
+    assert_type(limit.name, str)
     assert_type(delivery.message, Message | None)
     assert_type(full.mailbox, str)
     assert_type(unanswered.reason, str)
+    assert_type(deadlock.ring, tuple[str, ...])
     assert_type(failed.type, str)
     assert_type(failed.text, str)
     assert_type(failed.traceback, str)

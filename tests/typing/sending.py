@@ -4,6 +4,7 @@ Of refused lines see declaring.py.
 """
 
 import datetime
+from collections.abc import Mapping
 from typing import assert_type
 
 from flowmesh import (
@@ -15,13 +16,18 @@ from flowmesh import (
     Deliveries,
     Delivery,
     DrainReport,
+    Fire,
     MailboxStatistics,
     Mesh,
     Message,
     Receipt,
     Schedule,
+    ScheduleStatistics,
     Statistics,
+    Timer,
+    Timers,
     Topology,
+    TracingStatistics,
 )
 from tests.typing.declaring import Invoice, Order, charge, either, in_a_thread, mesh, orders, tick
 
@@ -85,6 +91,18 @@ async def publish() -> None:
     receipt.routed = 3  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def waiting(receipt: Receipt) -> None:
+    assert_type(mesh.timers, Timers)
+    assert_type(mesh.timers.list(limit=3), list[Timer])
+    assert_type(mesh.timers.get("7"), Timer | None)
+    assert_type(mesh.timers.cancel(receipt.timer), bool)
+    timer = mesh.timers.move(receipt.timer, delay=1)
+    assert_type(timer.due, datetime.datetime)
+    assert_type(timer.message, Message)
+    mesh.timers.move("7", 1.0)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    timer.due = None  # type: ignore[misc, assignment]  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def turn(ctx: Context) -> None:
     assert_type(ctx.message, Message)
     assert_type(ctx.attempt, int)
@@ -129,6 +147,9 @@ async def consume() -> None:
     assert_type(box.purge(), int)
     assert_type(box.peek(limit=3), list[Message])
     assert_type(box.statistics(), MailboxStatistics)
+    box.consume(priority=-1)
+    box.consume(priority="high")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    box.consume(16, 1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     box.consume("4")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
@@ -152,18 +173,36 @@ async def lifetime() -> None:
 
 
 def reading(schedule: Schedule) -> None:
-    numbers = mesh.statistics()
+    numbers = mesh.statistics(longer_than=2.5)
     assert_type(numbers, Statistics)
+    assert_type(numbers.tracing, TracingStatistics | None)
     assert_type(numbers.mailboxes["charge"], MailboxStatistics)
     assert_type(numbers.mailboxes["charge"].ready, int)
     assert_type(numbers.mailboxes["charge"].oldest_age, float | None)
     assert_type(numbers.actors["charge"], ActorStatistics)
+    assert_type(numbers.actors["charge"].running_for, Mapping[str, float])
+    assert_type(mesh.dump(), str)
     assert_type(mesh.topology(), Topology)
+    assert_type([str(ring) for ring in mesh.topology().rings()], list[str])
     assert_type(mesh.topology().mermaid(), str)
     assert_type(schedule.next_fire, datetime.datetime | None)
+    assert_type(schedule.upcoming(3, after=datetime.datetime.now(datetime.UTC)), list[datetime.datetime])
+    assert_type(schedule.trigger_now(), bool)
+    assert_type(schedule.missed, int)
+    assert_type(numbers.schedules["report"], ScheduleStatistics)
+    assert_type(numbers.schedules["report"].next_fire, datetime.datetime | None)
     schedule.pause()
     schedule.resume()
     schedule.cancel()
+
+
+def firing(ctx: Context) -> None:
+    assert_type(ctx.fire, Fire | None)
+    if ctx.fire is not None:
+        assert_type(ctx.fire.scheduled, datetime.datetime)
+        assert_type(ctx.fire.missed, int)
+        assert_type(ctx.fire.previous == "acked", bool)
+    assert_type(ctx.message.fire, Fire | None)
 
 
 async def dead_letters() -> None:

@@ -1,0 +1,145 @@
+"""Messages of an actor to itself: the timers of an incarnation, and the news that another actor has stopped.
+
+They enter its mailbox as what the mesh itself moves: they never wait and are never refused.  A timer dies with the
+incarnation that has set it, and so does its message as long as no handler has been given it.  At the drain none fires.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from flowmesh._core.commits import Publish, Withdraw
+from flowmesh._core.entry import Entry, State
+from flowmesh._core.timers import Timer
+from flowmesh._runtime.cell import Cell
+from flowmesh._runtime.composing import compose
+from flowmesh._runtime.ground import Ground, Phase
+from flowmesh.errors import NotFound, PreconditionFailed, WrongBody
+from flowmesh.message import Message
+
+__all__ = ["Reminders", "check_own_body", "check_watched", "reminders_of", "watch"]
+
+_WAITING: Final = (State.READY, State.ASIDE)
+
+
+class Reminders:
+    """The timers of one actor's incarnation, by name; a second one of a name replaces the first."""
+
+    def __init__(self, ground: Ground, cell: Cell) -> None:
+        self._ground = ground
+        self._cell = cell
+        self._timers: dict[str, Timer] = {}
+        self._fired: deque[tuple[str, Entry]] = deque()  # those that no handler has been given yet, the oldest first
+
+    def set(self, name: str, delay: float, body: Any, parent: Message | None) -> None:
+        """Let a message enter its mailbox `delay` seconds from now."""
+        self.cancel(name)
+        due = self._ground.now() + delay
+
+        def fire(now: float) -> None:
+            del self._timers[name]
+            if self._ground.phase is Phase.RUNNING and not self._cell.stopped:
+                self._forget_taken()
+                self._fired.append((name, enter(self._ground, self._cell, body, parent, now)))
+
+        self._timers[name] = self._ground.ledger.timers.set(due, fire)
+
+    def cancel(self, name: str) -> bool:
+        """Let the timer of this name not fire, and its message not be handled; False if it is too late or there is none."""
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            return self._ground.ledger.timers.cancel(timer)
+        self._forget_taken()
+        found = [item for item in self._fired if item[0] == name]
+        for item in found:
+            self._fired.remove(item)
+        withdrawn = [self._withdraw(entry) for _, entry in found]
+        return any(withdrawn)
+
+    def clear(self) -> None:
+        """Let all of them die: the incarnation has ended."""
+        for timer in self._timers.values():
+            self._ground.ledger.timers.cancel(timer)
+        self._timers.clear()
+        while self._fired:
+            self._withdraw(self._fired.popleft()[1])
+
+    def _withdraw(self, entry: Entry) -> bool:
+        if entry.state not in _WAITING or entry.redelivered:
+            return False  # A handler has been given it: it is a message like any other.
+        ground = self._ground
+        ground.tell(ground.ledger.commit(Withdraw(self._cell.box, entry), now=ground.now()))
+        ground.look_idle()
+        return True
+
+    def _forget_taken(self) -> None:
+        while self._fired and self._fired[0][1].state not in _WAITING:
+            self._fired.popleft()
+
+
+def reminders_of(ground: Ground, cell: Cell) -> Reminders:
+    """Return the timers of an actor."""
+    if not isinstance(cell.reminders, Reminders):
+        cell.reminders = Reminders(ground, cell)
+    return cell.reminders
+
+
+def watch(ground: Ground, cell: Cell, other: Cell, body: Any, parent: Message | None) -> None:
+    """Let a message enter an actor's mailbox when another one has stopped; at once if it has. Watching again replaces it."""
+    tell = _teller(ground, cell, body, parent)
+    if other.stopped:
+        tell()
+    else:
+        other.watch(cell, tell)
+
+
+def check_watched(ground: Ground, cell: Cell, other: Cell) -> None:
+    """Refuse to watch what cannot be.
+
+    Raises:
+        PreconditionFailed: it would watch itself.
+        NotFound: the other one is of another mesh.
+    """
+    if other is cell:
+        raise PreconditionFailed(f"actor {other.name!r} cannot watch itself: a stopped actor handles nothing")
+    if not (other.stopped or ground.router.has_mailbox(other.box)):
+        raise NotFound(f"actor {other.name!r} is of another mesh, or its mailbox has been deleted: watch one of this mesh")
+
+
+def check_own_body(cell: Cell, body: Any) -> None:
+    """Refuse a message that the actor could not be given.
+
+    Raises:
+        WrongBody: naming what it takes.
+    """
+    if not cell.handler.is_resolved:
+        cell.resolve()
+    if not isinstance(body, cell.handler.accepts):
+        raise WrongBody(
+            f"actor {cell.name!r} takes {cell.handler.wanted}, not {type(body).__qualname__}: {repr(body)[:80]}; "
+            "it cannot send itself what it does not take"
+        )
+
+
+def enter(ground: Ground, cell: Cell, body: Any, parent: Message | None, now: float) -> Entry:
+    """Put a message into an actor's own mailbox, and return its copy."""
+    box = cell.box
+    message = compose(
+        ground, body, exchange=ground.router.default_exchange.name, key=box.name, options={}, parent=parent, now=now
+    )
+    made: list[Entry] = []
+
+    def make_entry(message: Message) -> Entry:
+        made.append(Entry(message, now))
+        return made[0]
+
+    ground.tell(ground.ledger.commit(Publish(message, (box,), moved=True, make_entry=make_entry), now=now))
+    return made[0]
+
+
+def _teller(ground: Ground, cell: Cell, body: Any, parent: Message | None) -> Callable[[], None]:
+    def tell() -> None:
+        if not cell.stopped and not cell.box.deleted:
+            enter(ground, cell, body, parent, ground.now())
+
+    return tell

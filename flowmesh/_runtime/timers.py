@@ -1,0 +1,133 @@
+"""`mesh.timers`: the deferred messages of a mesh, to be listed, cancelled and moved.
+
+Only messages that somebody deferred (`delay=`, `at=`) are shown; the mesh's own timers (time limits, retries, schedules) are
+not.  A deferred message is here from its publish, or from the ack of the turn that sent it, until it is routed: also while the
+mesh drains, and while it is stopped.
+"""
+
+import datetime
+from threading import get_ident
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from flowmesh._core.timers import Timer as CoreTimer
+from flowmesh._runtime.composing import check_due, due_time
+from flowmesh._runtime.engine import Engine
+from flowmesh.errors import MeshError, NotFound, NotRunning
+from flowmesh.message import Message
+
+__all__ = ["Timer", "Timers"]
+
+
+class Timer(Struct, frozen=True):
+    """One deferred message, as it was when somebody asked.
+
+    `id`: what its receipt says as `timer`, for life. `due`: when it is routed (UTC); that of a delay is what the wall clock
+    will say then, unless it is set meanwhile. `exchange`, `key`: where it goes. `message`: what will be routed, stamped when it
+    is.
+    """
+
+    id: str
+    due: datetime.datetime
+    exchange: str
+    key: str
+    message: Message
+
+
+class Timers:
+    """The deferred messages of one mesh. An id is what a receipt says as `timer`; None, which it says too, finds nothing."""
+
+    __slots__ = ("_engine",)
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __len__(self) -> int:
+        return sum(isinstance(timer.action, Message) for timer in self._engine.ground.ledger.timers)
+
+    def list(self, *, limit: int | None = None) -> "list[Timer]":
+        """Return the deferred messages, the next one first. O(timers).
+
+        Args:
+            limit: at most so many.
+        """
+        timers = [self._view(timer) for timer in self._engine.ground.ledger.timers if isinstance(timer.action, Message)]
+        timers.sort(key=lambda timer: (timer.due, int(timer.id)))
+        return timers[:limit]
+
+    def get(self, id: str | None) -> Timer | None:
+        """Return the deferred message with this timer, or None: it has been routed or cancelled, or never was.
+
+        The first call is O(timers); from then on there is an index.
+        """
+        timer = self._find(id)
+        return None if timer is None else self._view(timer)
+
+    def cancel(self, id: str | None) -> bool:
+        """Forget a deferred message: it will not be routed; False if it has been, or was cancelled before.
+
+        Raises:
+            MeshError: the caller is in a foreign thread.
+        """
+        self._check_thread()
+        timer = self._find(id)
+        return timer is not None and self._engine.ground.ledger.timers.cancel(timer)
+
+    def move(self, id: str | None, *, delay: float | None = None, at: datetime.datetime | None = None) -> Timer:
+        """Let a deferred message be due at another time; among those due at that time it is the last.
+
+        Args:
+            id: its timer.
+            delay: seconds from now,
+            at: or an aware datetime. One of the two.
+
+        Returns:
+            the timer, with its new due time and the same id.
+
+        Raises:
+            NotFound: it has been routed, or was cancelled.
+            ValueError: neither or both are given, the delay is negative, or `at` has no time zone.
+            NotRunning: `delay` counts on the clock of a running mesh; `at` does without.
+            MeshError: the caller is in a foreign thread.
+        """
+        self._check_thread()
+        check_due(delay=delay, at=at)
+        ground = self._engine.ground
+        if delay is not None and ground.thread is None:
+            raise NotRunning(f"{ground.label} {ground.phase.value}: delay= would count from no clock; give at= instead")
+        due = due_time(ground, {"delay": delay, "at": at}, 0.0 if delay is None else ground.now())
+        if due is None:
+            raise ValueError("move needs delay= or at=: when shall it be due?")
+        timer = self._find(id)
+        if timer is None:
+            raise NotFound(f"there is no deferred message with timer {id!r}: it has been routed, or was cancelled")
+        ground.ledger.timers.move(timer, due[0], on_wall=due[1])
+        return self._view(timer)
+
+    def _find(self, id: str | None) -> CoreTimer | None:
+        number = int(id) if isinstance(id, str) and id.isdecimal() and id.isascii() else None
+        timer = None if number is None else self._engine.ground.ledger.timers.find(number)
+        return timer if timer is not None and isinstance(timer.action, Message) else None
+
+    def _view(self, timer: CoreTimer) -> Timer:
+        message: Message = timer.action
+        wall = timer.due
+        if not timer.on_wall:
+            now, wall_now = self._engine.ground.moment()
+            wall += wall_now - now
+        # A copy: the original is stamped when it is routed.
+        return Timer(str(timer.id), _utc(wall), message.exchange, message.key, replace(message))
+
+    def _check_thread(self) -> None:
+        ground = self._engine.ground
+        if ground.thread not in (None, get_ident()):
+            raise MeshError(f"{ground.label} runs in another thread: call mesh.timers there, with anyio.from_thread.run_sync")
+
+
+def _utc(wall: float) -> datetime.datetime:
+    """Return the time, or the last one that can be said."""
+    try:
+        return datetime.datetime.fromtimestamp(wall, datetime.UTC)
+    except (OverflowError, ValueError, OSError):
+        return datetime.datetime.max.replace(tzinfo=datetime.UTC)
