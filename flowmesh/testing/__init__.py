@@ -1,26 +1,36 @@
-"""Tools for testing applications that are made of actors; they need no particular test runner.
+"""The test kit: tests of applications that are made of actors, without waiting, without chance, on asyncio and on trio.
 
-Virtual time: `run(async_fn)` runs a test in which hours pass in no time; under anyio's pytest plugin, let the `anyio_backend`
-fixture return `virtual_backend(...)`.  Give the mesh a clock whose wall time the test can set, `Mesh(clock=VirtualClock())`,
-or none: the default clock follows the loop into virtual time.  `advance(seconds)` moves time, `settled()` waits until every
-task is blocked, and a deadlock raises `StandstillError` instead of hanging::
+A test runs a mesh in virtual time, moves time, and is held to what it leaves behind; with pytest it asks for a fixture, and
+any other runner calls it by `run`::
 
-    async def test_reminder():
-        async with mesh:
-            await remind.tell(order, delay=30 * 86_400)
-            await advance(30 * 86_400)
-            assert reminded == [order]
+    async def test_reminder(running_mesh):
+        async with running_mesh(mesh) as time:
+            await remind.tell("ada", delay=30 * 86_400)
+            await time.advance(30 * 86_400)
+            assert reminded == ["ada"]
 
-    flowmesh.testing.run(test_reminder, backend="trio")
+Time: `run(async_fn)` runs a test in which hours pass in no time; `virtual_backend` gives anyio's pytest plugin the same.
+`advance(seconds)` moves time, `settled()` waits until every task is blocked, `VirtualClock` has a wall clock that can be set,
+and a deadlock raises `StandstillError` instead of hanging.
 
-Cancellation: `cancel_sweep(make, check)` cancels a coroutine at each of its suspensions in turn::
+What happens: `running(mesh)` fails a test that leaves dead letters it did not expect (`Dead`).  A `Probe` is an actor whose
+messages the test expects one by one, and answers as it likes.  A `History` finds what was lost, duplicated, unexpected or
+reordered.
 
-    def check(swept):
-        assert mailbox.statistics().ready == (1 if swept.cancelled else 0)
+In which order: `explore(test)` reruns a test under many orders of what may happen in any order, and replays the one that fails.
 
-    await cancel_sweep(make, check)
+Cancellation: `cancel_sweep(make, check)` cancels a coroutine at each of its suspensions in turn.
+
+With pytest: the plugin `flowmesh.testing.plugin` is found by itself; it offers the fixtures `running_mesh`, `mesh_history` and
+`mesh_backend`, the mark `mesh_orders`, and the option `--mesh-seed`.
 """
 
+from flowmesh.testing.exploring import explore
+from flowmesh.testing.history import Finding, History, HistoryError
+from flowmesh.testing.letters import Dead, DeadLettersError
+from flowmesh.testing.probe import Probe
+from flowmesh.testing.received import Received
+from flowmesh.testing.running import Running, running
 from flowmesh.testing.standstill import EPOCH, StandstillError
 from flowmesh.testing.sweep import Swept, cancel_sweep
 from flowmesh.testing.virtual import BACKENDS, VirtualClock, advance, run, settled, virtual_backend
@@ -28,12 +38,22 @@ from flowmesh.testing.virtual import BACKENDS, VirtualClock, advance, run, settl
 __all__ = [
     "BACKENDS",
     "EPOCH",
+    "Dead",
+    "DeadLettersError",
+    "Finding",
+    "History",
+    "HistoryError",
+    "Probe",
+    "Received",
+    "Running",
     "StandstillError",
     "Swept",
     "VirtualClock",
     "advance",
     "cancel_sweep",
+    "explore",
     "run",
+    "running",
     "settled",
     "virtual_backend",
 ]

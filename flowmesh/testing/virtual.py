@@ -7,6 +7,7 @@ is still about to send: give such tests some quiet, for example `autojump=0.05`.
 """
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeVar, TypeVarTuple
 
@@ -18,7 +19,17 @@ from flowmesh.testing.standstill import EPOCH, Jumping
 from flowmesh.testing.virtual_loop import VirtualLoop
 from flowmesh.testing.virtual_trio import VirtualTrioClock
 
-__all__ = ["BACKENDS", "Backend", "VirtualClock", "advance", "run", "settled", "virtual_backend"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "VirtualClock",
+    "advance",
+    "has_virtual_time",
+    "run",
+    "settled",
+    "virtual_backend",
+    "virtual_time",
+]
 
 Backend = Literal["asyncio", "trio"]
 BACKENDS: tuple[Backend, ...] = ("asyncio", "trio")
@@ -45,6 +56,7 @@ class VirtualClock:
         self._given = wall
         self._offset = 0.0  # Wall time minus virtual time, without the shifts.
         self._shift = 0.0
+        self._watching: dict[object, Callable[[], None]] = {}
 
     def start(self) -> None:
         """Bind to the running loop; shifts of the wall clock stay.
@@ -52,18 +64,38 @@ class VirtualClock:
         Raises:
             RuntimeError: the running loop's time is not virtual.
         """
-        time = _virtual_time("VirtualClock")
+        time = virtual_time("VirtualClock")
         jumping = Jumping() if isinstance(time, trio.testing.MockClock) else time.jumping
         self.now = time.time if isinstance(time, VirtualLoop) else time.current_time
         self._offset = (jumping.wall if self._given is None else self._given) - jumping.start
 
     def wall(self) -> float:
-        """Return the wall clock: where it began, plus the virtual time since, plus all shifts."""
+        """Return the wall clock: where it began, plus the virtual time since, plus all shifts.
+
+        Before it is started, and outside of virtual time, that is where it will begin.
+        """
+        if self.now is _not_started:
+            try:
+                self.start()
+            except RuntimeError:
+                return (EPOCH if self._given is None else self._given) + self._shift
         return self.now() + self._offset + self._shift
 
     def shift_wall(self, seconds: float) -> None:
         """Make the wall clock jump, as when somebody sets it; negative seconds set it back. `now` stays."""
         self._shift += seconds
+        for call in list(self._watching.values()):
+            call()
+
+    def watch_jumps(self, call: Callable[[], None], /) -> Callable[[], None]:
+        """Call this whenever the wall clock jumps, until what is returned is called."""
+        watcher = object()
+        self._watching[watcher] = call
+
+        def unwatch() -> None:
+            del self._watching[watcher]
+
+        return unwatch
 
     async def sleep(self, seconds: float) -> None:
         """Return once `now()` has grown by `seconds`; always a checkpoint.
@@ -95,7 +127,11 @@ def run(
 
     Raises:
         StandstillError: every task waited, and nothing could end it.
+        TypeError: it is a coroutine.
     """
+    if inspect.iscoroutine(async_fn):
+        async_fn.close()
+        raise TypeError(f"run takes the function, not the coroutine that a call of it returns: run({async_fn.__name__})")
     name, options = virtual_backend(backend, start=start, autojump=autojump, wall=wall, patience=patience)
     clock = options.get("clock")
     if not isinstance(clock, VirtualTrioClock):
@@ -151,7 +187,7 @@ async def advance(seconds: float) -> None:
     """
     if not seconds >= 0:
         raise ValueError(f"seconds must be zero or more, not {seconds!r}: virtual time does not go back")
-    time = _virtual_time("advance()")
+    time = virtual_time("advance()")
     if _jumps_by_itself(time):
         await anyio.sleep(seconds)
     else:
@@ -177,14 +213,14 @@ async def settled() -> None:
 
     Cancellation: leaves nothing behind.
     """
-    time = _virtual_time("settled()")
-    if isinstance(time, VirtualLoop):
-        await time.settled()
-    else:
+    time = virtual_time("settled()")
+    if isinstance(time, trio.testing.MockClock):
         await trio.testing.wait_all_tasks_blocked()
+    else:
+        await time.settled()
 
 
-def _virtual_time(what: str) -> _Time:
+def virtual_time(what: str) -> _Time:
     """Return the running loop's virtual time; refuse on behalf of `what` where it is real."""
     time = trio.lowlevel.current_clock() if trio.lowlevel.in_trio_task() else asyncio.get_running_loop()
     if isinstance(time, _Time):
@@ -193,6 +229,12 @@ def _virtual_time(what: str) -> _Time:
         f"{what} needs an event loop with virtual time, and this is a {type(time).__qualname__}: start the test with "
         "flowmesh.testing.run(), or let the anyio_backend fixture return flowmesh.testing.virtual_backend(...)"
     )
+
+
+def has_virtual_time() -> bool:
+    """Tell whether the running loop's time is virtual."""
+    time = trio.lowlevel.current_clock() if trio.lowlevel.in_trio_task() else asyncio.get_running_loop()
+    return isinstance(time, _Time)
 
 
 def _jumps_by_itself(time: _Time) -> bool:

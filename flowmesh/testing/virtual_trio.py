@@ -34,6 +34,8 @@ class VirtualTrioClock(trio.abc.Clock, trio.abc.Instrument):
         self._seen = inf  # The deadline that trio looked at last: the exact time to jump to.
         self._token: trio.lowlevel.TrioToken | None = None
         self._idle: trio.Event | None = None  # What the driver waits for, while it does.
+        self._settling = 0  # How many are in `settled`, and how often somebody has left it.
+        self._settled = 0
 
     def next_due(self) -> float | None:
         """Return when the next deadline of the run is due, None when there is none."""
@@ -46,6 +48,15 @@ class VirtualTrioClock(trio.abc.Clock, trio.abc.Instrument):
     def jump_to(self, moment: float) -> None:
         """Move time forward; what is due by then runs in trio's next turn."""
         self._now = max(self._now, moment)
+
+    async def settled(self) -> None:
+        """Return when no other task of this run can run before time moves."""
+        self._settling += 1
+        try:
+            await trio.testing.wait_all_tasks_blocked()
+        finally:
+            self._settling -= 1
+            self._settled += 1
 
     # What trio calls.
 
@@ -83,13 +94,20 @@ class VirtualTrioClock(trio.abc.Clock, trio.abc.Instrument):
         while True:
             self._idle = idle = trio.Event()
             await idle.wait()
-            await trio.testing.wait_all_tasks_blocked(self.jumping.quiet or 0.0)  # I/O that is ready comes first.
+            await self._until_quiet()
             due = self._to_jump_to()
             if due is not None:
                 if await self._threads_have_ended(due):
                     self.jump_to(due)
             elif await self._stands_still():
                 self._give_up()
+
+    async def _until_quiet(self) -> None:
+        """Let I/O that is ready come first, and those who wait in `settled`: trio wakes them together with this task."""
+        settled = -1
+        while self._settling or settled != self._settled:
+            settled = self._settled
+            await trio.testing.wait_all_tasks_blocked(self.jumping.quiet or 0.0)
 
     def _to_jump_to(self) -> float | None:
         return None if self.jumping.quiet is None else self.next_due()

@@ -454,3 +454,36 @@ def _work() -> str:
     while time.monotonic() < end:
         pass
     return "worked"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_run_refuses_a_coroutine(backend: Backend):
+    """A function that was called by mistake is named with the mend."""
+
+    async def work() -> None:
+        pytest.fail("never run")
+
+    with pytest.raises(TypeError, match=r"run takes the function, not the coroutine .*: run\(work\)"):
+        run(work(), backend=backend)  # pyright: ignore[reportArgumentType]
+
+
+def test_time_does_not_jump_while_somebody_goes_on_from_settled():
+    """Whoever waits for stillness is woken at once by trio, the task that makes time jump too: it lets the others go first.
+
+    Found by `explore`: a wake-up through trio's token let time jump to the next timer while the test had only just settled.
+    """
+
+    async def main() -> None:
+        token = trio.lowlevel.current_trio_token()
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.sleep, MONTH)
+            for _ in range(50):
+                woken = trio.Event()
+                token.run_sync_soon(woken.set)
+                await woken.wait()
+                await settled()
+                await anyio.lowlevel.checkpoint()
+                assert anyio.current_time() == 0.0
+            group.cancel_scope.cancel()
+
+    run(main, backend="trio")
