@@ -3,7 +3,11 @@
 command   what can be typed, and the exit codes
 target    from `module_or_file[:mesh]` to a Mesh
 logs      log lines on stderr
+live      a mesh that runs on a terminal, and the view of it
+board     what the view shows: the mesh in one line, its mailboxes in a table
+screen    a terminal with a region at its bottom, above which everything else scrolls
 summary   what a run leaves: tables on stdout
+numbers   counts, ages and names in little room
 plain     foreign text made harmless; errors without the engine's own frames
 """
 
@@ -24,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0 when all is done, 75 when work was handed back or left unhandled, 1 when the mesh stopped by itself with an error,
-        2 when the command could not be carried out as it was typed, 130 when a KeyboardInterrupt ended it.
+        2 when the command could not be carried out as it was typed, 130 when a KeyboardInterrupt ended it. A mesh whose
+        handlers do not end takes the process with it, with 70.
     """
     try:
         from flowmesh.cli.command import execute  # noqa: PLC0415 - says what to install where an extra is missing

@@ -8,13 +8,18 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
 from typing import Annotated, Final, Literal
 
+import anyio
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
+from flowmesh.cli.live import LiveView
 from flowmesh.cli.logs import Level, logging_to
 from flowmesh.cli.plain import error_text, visible
+from flowmesh.cli.screen import Screen, screen_of_process
 from flowmesh.cli.summary import summary_of
 from flowmesh.cli.target import ImportFailed, TargetError, find_mesh
 from flowmesh.mesh import Mesh
@@ -60,30 +65,37 @@ def run(
     *,
     backend: Literal["asyncio", "trio"] = "asyncio",
     log_level: Annotated[Level, Parameter(name="--log-level")] = "info",
+    plain: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Run a mesh until it ends, or until SIGINT or SIGTERM; then drain, and say what is left.
+    """Run a mesh until it ends, or until SIGINT (Ctrl-C) or SIGTERM; then drain, and say what is left.
 
-    A second signal stops at once. The exit code is 0 when all is done, 75 when work was handed back or left unhandled,
-    1 when the mesh stopped by itself with an error, 2 when there is no such mesh.
+    A second signal stops at once, a third ends the process. On a terminal the mailboxes are shown as a table at its bottom
+    while the mesh runs, and log lines scroll above it.
+
+    Exit codes:
+
+    * 0: all is done.
+    * 75: work was handed back or left unhandled; also after a second signal that interrupted work.
+    * 1: the mesh stopped by itself with an error.
+    * 2: there is no such mesh, or it cannot be imported.
+    * 70: handlers did not end 5 seconds after they were cancelled, or a third signal came: the process was ended under them.
+    * 130: Ctrl-C before the mesh ran or after it had stopped, or a KeyboardInterrupt out of it.
 
     Args:
         target: module_or_file[:mesh], such as "app", "shop.app:orders" or "jobs/app.py"; the mesh's name is "mesh" unless
             given.
         backend: the event loop that it runs on.
         log_level: what is logged to stderr: this level and above.
+        plain: log lines only, without the table, as where stdout or stderr is no terminal.
     """
     errors = Console(stderr=True, highlight=False, markup=False)
-    with logging_to(errors, log_level):
-        try:
-            mesh, place = find_mesh(target)
-        except TargetError as error:
-            return _refuse(str(error))
-        except ImportFailed as failure:
-            _complain(error_text(failure.error))
-            return _refuse(f"{failure.target!r} could not be imported: {failure.reason}")
+    with nullcontext() if plain else screen_of_process() as screen, logging_to(errors, log_level):
+        mesh, place = _find(target)
+        if mesh is None:
+            return EXIT_USAGE
         _log.info("running %s on %s: end it with Ctrl-C or SIGTERM", place, backend)
         try:
-            code, failure = mesh.run(backend=backend), None
+            code, failure = _serve(mesh, backend, screen), None
         except KeyboardInterrupt:
             code, failure = EXIT_INTERRUPTED, None
         except BaseException as error:  # noqa: BLE001 - what stopped the mesh is shown, whatever it is
@@ -95,14 +107,79 @@ def run(
     return code
 
 
+@_app.command
+def topology(
+    target: str,
+    /,
+    *,
+    format: Literal["mermaid", "dot", "json"] = "mermaid",
+    output: Path | None = None,
+    rings: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Print which exchanges, mailboxes and actors a mesh has, and what is bound to what. The mesh is not started.
+
+    What the module prints while it is imported goes to stderr. Exit codes: 0, or 2 when there is no such mesh, it cannot be
+    imported, or the file cannot be written.
+
+    Args:
+        target: module_or_file[:mesh], as for run.
+        format: a Mermaid flowchart, a digraph in Graphviz's DOT language, or JSON.
+        output: a file to write instead of stdout, in UTF-8.
+        rings: instead of it, list the rings of bindings, alternates and dead-letter exchanges in which every mailbox makes its
+            senders wait, one on a line.
+    """
+    with redirect_stdout(sys.stderr):
+        mesh, _ = _find(target)
+    if mesh is None:
+        return EXIT_USAGE
+    found = mesh.topology()
+    if rings:
+        text = "\n".join(visible(str(ring)) for ring in found.rings()) or "no rings"
+    else:
+        text = {"mermaid": found.mermaid, "dot": found.dot, "json": found.json}[format]()
+    text = f"{text.rstrip()}\n"
+    if output is None:
+        _write(text)
+        return 0
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        return _refuse(f"{str(output)!r} cannot be written: {error.strerror}")
+    return 0
+
+
+def _find(target: str) -> tuple[Mesh | None, str]:
+    """Return the mesh and where it was found; None when there is none, which has been said then."""
+    try:
+        return find_mesh(target)
+    except TargetError as error:
+        _refuse(str(error))
+    except ImportFailed as failure:
+        _complain(error_text(failure.error))
+        _refuse(f"{failure.target!r} could not be imported: {failure.reason}")
+    return None, ""
+
+
+def _serve(mesh: Mesh, backend: Literal["asyncio", "trio"], screen: Screen | None) -> int:
+    if screen is None:
+        return mesh.run(backend=backend)
+    with LiveView(mesh, screen) as view:
+        return anyio.run(view.serve, backend=backend)
+
+
 def _show(mesh: Mesh) -> None:
-    """Write the summary to stdout; a reader that has gone away changes nothing about the exit code."""
+    """Write the summary to stdout."""
     # Only a terminal has an edge: what goes to a file or a pipe is not cut.
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     with console.capture() as capture:
         console.print(summary_of(mesh, width=console.width), crop=False)
+    _write(capture.get())
+
+
+def _write(text: str) -> None:
+    """Write to stdout; a reader that has gone away changes nothing about the exit code."""
     try:
-        sys.stdout.write(capture.get())
+        sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
         # The interpreter flushes once more as it exits, which must not fail again.

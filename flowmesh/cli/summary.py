@@ -79,7 +79,8 @@ def _dead_letters(mesh: Mesh) -> RenderableType | None:
     table.add_column("reason", no_wrap=True)
     table.add_column("mailbox", overflow="fold", min_width=NAME_WIDTH)
     table.add_column("the latest", overflow="fold")
-    for (reason, mailbox), count in counts.most_common(MAX_ROWS):
+    rows = sorted(counts.items(), key=lambda row: (-row[1], row[0][1], row[0][0]))
+    for (reason, mailbox), count in rows[:MAX_ROWS]:
         table.add_row(f"{count:,}", reason, Text(visible(mailbox)), Text(_shortened(visible(details[reason, mailbox]))))
     return table
 

@@ -1,6 +1,7 @@
 """What can be typed, and what the process ends with."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 
 import flowmesh as package
+from flowmesh._runtime.drain import EXIT_CLEAN, EXIT_HANDED_BACK, EXIT_HARD
 from flowmesh.cli import main
+from flowmesh.cli.command import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 
 ROOT = Path(__file__).parents[2]
 COMMAND = "import sys; from flowmesh.cli import main; sys.exit(main())"
@@ -162,6 +165,8 @@ def test_module_that_exits_is_2(write: Write, flowmesh: Flowmesh) -> None:
         (["run", "a", "--backend", "curio"], '"asyncio", "trio"'),
         (["run", "a", "--log-level", "loud"], '"debug", "info"'),
         (["run", "a", "--fast"], "--fast"),
+        (["topology", "absent"], "flowmesh: there is no module 'absent'"),
+        (["topology", "a", "--format", "svg"], '"mermaid", "dot", "json"'),
         (["walk"], '"walk"'),
     ],
 )
@@ -185,7 +190,9 @@ def test_version(flowmesh: Flowmesh) -> None:
     [
         ([], "Usage: flowmesh COMMAND"),
         (["--help"], "Usage: flowmesh COMMAND"),
-        (["run", "--help"], "The exit code is 0 when all is done, 75 when work was handed back"),
+        (["run", "--help"], "• 75: work was handed back or left unhandled"),
+        (["run", "--help"], "--plain log lines only"),
+        (["topology", "--help"], "[choices: mermaid, dot, json] [default: mermaid]"),
     ],
 )
 def test_help(flowmesh: Flowmesh, typed: list[str], text: str) -> None:
@@ -193,6 +200,80 @@ def test_help(flowmesh: Flowmesh, typed: list[str], text: str) -> None:
     outcome = flowmesh(*typed)
     assert outcome.code == 0
     assert text in " ".join(outcome.out.split())
+
+
+def test_help_names_every_exit_code(flowmesh: Flowmesh) -> None:
+    """The codes that a run can end with are all in its help."""
+    text = flowmesh("run", "--help").out
+    codes = (EXIT_CLEAN, EXIT_HANDED_BACK, EXIT_HARD, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED)
+    assert sorted(re.findall(r"• (\d+):", text), key=int) == [str(code) for code in sorted(codes)]
+
+
+HOSTILE = """
+    from flowmesh import Mesh
+    print("imported")
+    mesh = Mesh("hostile")
+    mesh.exchange('[bold]"\\x1b[2J\\n', "topic").bind(mesh.mailbox("] --> x"), "#.*")
+"""
+
+
+def test_topology_is_mermaid(write: Write, flowmesh: Flowmesh) -> None:
+    """Without --format it is a Mermaid flowchart, alone on stdout; foreign text is escaped, and the mesh not started."""
+    write("hostile.py", HOSTILE)
+    code, out, err = flowmesh("topology", "hostile.py")
+    assert (code, err) == (0, "imported\n")
+    assert out.splitlines() == [
+        "flowchart LR",
+        '    n0{{"#91;bold#93;#quot;#92;x1b#91;2J#92;n (topic)"}}',
+        '    n1["#93; --#gt; x"]',
+        '    n0 -->|"#35;.#42;"| n1',
+    ]
+
+
+@pytest.mark.parametrize("form, method", [("mermaid", "mermaid"), ("dot", "dot"), ("json", "json")])
+def test_topology_is_the_meshs(write: Write, flowmesh: Flowmesh, form: str, method: str) -> None:
+    """Each format prints what `mesh.topology()` gives, in a line or more that no terminal acts on."""
+    write("hostile.py", HOSTILE)
+    code, out, _ = flowmesh("topology", "hostile:mesh", "--format", form)
+    assert code == 0
+    assert out.rstrip("\n") == getattr(sys.modules["hostile"].mesh.topology(), method)().rstrip("\n")
+    assert out.endswith("\n")
+    assert all(line.isprintable() for line in out.removesuffix("\n").split("\n"))
+
+
+def test_topology_into_a_file(write: Write, flowmesh: Flowmesh) -> None:
+    """--output writes it into a file, in UTF-8, and nothing to stdout; a file that cannot be written is refused."""
+    write("shop.py", 'from flowmesh import Mesh\nmesh = Mesh("shop")\nmesh.mailbox("crème")\n')
+    assert flowmesh("topology", "shop.py", "--output", "shop.mmd") == (0, "", "")
+    assert Path("shop.mmd").read_text(encoding="utf-8") == 'flowchart LR\n    n0["crème"]\n'
+    outcome = flowmesh("topology", "shop", "--output", "absent/shop.mmd")
+    assert outcome == (2, "", "flowmesh: 'absent/shop.mmd' cannot be written: No such file or directory\n")
+
+
+def test_topology_rings(write: Write, flowmesh: Flowmesh) -> None:
+    """--rings lists the rings instead, a line each, or says that there are none."""
+    write(
+        "round.py",
+        """
+        from flowmesh import Mesh, MailboxOptions
+        mesh = Mesh("shop")
+        again = mesh.exchange("again\\x1b", "fanout")
+        again.bind(mesh.mailbox("orders", MailboxOptions(dead_letter=again)))
+        """,
+    )
+    write("straight.py", 'from flowmesh import Mesh\nmesh = Mesh("none")\n')
+    code, out, _ = flowmesh("topology", "round.py", "--rings")
+    assert (code, out) == (0, "exchange 'again\\x1b' -> mailbox 'orders' -> exchange 'again\\x1b'\n")
+    assert flowmesh("topology", "straight.py", "--rings") == (0, "no rings\n", "")
+
+
+def test_topology_of_a_module_that_fails_is_2(write: Write, flowmesh: Flowmesh) -> None:
+    """An error in the module is shown as for run."""
+    write("broken.py", "1 / 0\n")
+    outcome = flowmesh("topology", "broken")
+    assert outcome.code == 2
+    assert "ZeroDivisionError" in outcome.err
+    assert "'broken' could not be imported: see the error above" in outcome.err
 
 
 def test_interrupt_before_the_mesh_runs_is_130(write: Write, flowmesh: Flowmesh) -> None:
