@@ -139,14 +139,15 @@ class Census:
         )
 
 
-def build(roots: Sequence[Path], *, lateness: float = 1.0) -> tuple[Mesh, Census]:
+def build(roots: Sequence[Path], *, lateness: float = 1.0, grace: float = 30.0) -> tuple[Mesh, Census]:
     """Return a mesh that counts all Python files under `roots`, and where it counts them.
 
     Args:
         roots: folders, none inside another.
         lateness: delay of every hundredth file, in seconds.
+        grace: how long the mesh may go on with what it has when it is told to stop, in seconds.
     """
-    mesh = Mesh("census")
+    mesh = Mesh("census", grace=grace)
     census = Census()
     files = mesh.exchange("files", "topic")
     findings = mesh.exchange("findings", "topic")

@@ -54,6 +54,18 @@ def test_work_queue(printed: Printed, backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_batched_writer(printed: Printed, backend: Backend) -> None:
+    """Full batches at once, the rest in time; a row that the database refuses is the only one that is not stored."""
+    assert printed("batched_writer", backend) == [
+        "100 readings, because of size",
+        "100 readings, because of size",
+        "50 readings, because of within",
+        "249 are stored",
+        "refused: Reading(id=42, celsius=-300.0) (CHECK constraint failed: celsius > -273.15)",
+    ]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_retry_and_replay(printed: Printed, backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
     """A failure is tried again, then kept; a rejection is kept at once; replay gives both another chance."""
     lines = printed("retry_and_replay", backend)
@@ -86,6 +98,18 @@ def test_deferred_and_periodic(printed: Printed, backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_cron_report(printed: Printed, backend: Backend) -> None:
+    """Nine o'clock stays nine o'clock when the clocks change; a report knows when it was due, how the one before ended."""
+    assert printed("cron_report", backend) == [
+        "Fri 27 Mar 09:00 CET is 08:00 UTC",
+        "Mon 30 Mar 09:00 CEST is 07:00 UTC",
+        "report (today, the one before: None): 2 sold for 42",
+        "report (today, the one before: acked): 0 sold for 0",
+        "2 fired, 0 skipped, 0 missed",
+    ]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_ask_with_deadline(printed: Printed, backend: Backend) -> None:
     """An answer in time is returned; at the asker's deadline the nested ask ends too, although it allowed more."""
     lines = printed("ask_with_deadline", backend)
@@ -93,8 +117,91 @@ def test_ask_with_deadline(printed: Printed, backend: Backend) -> None:
     assert sorted(lines[1:]) == ["no answer about saffron after 1.0 s", "stock stops looking for saffron"]
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tracing(printed: Printed, backend: Backend) -> None:
+    """Each delivery is a span: a child of its sender, or linked to where it came from; what a handler opens is its child."""
+    assert sorted(printed("tracing", backend)) == [
+        "call the bank: child, ok",
+        "process charge: child, retried",
+        "process charge: linked to process charge, ok",
+        "process place: child, ok",
+        "process remind: linked to process place, ok",
+        "request: root, ok",
+    ]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_totals(printed: Printed, backend: Backend) -> None:
+    """State is kept from message to message, and the thing that is provided is closed after the actor has left."""
+    assert printed("totals", backend) == ["so far: 132", "the ledger is closed with [100, 132]"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_supervised_ingest(printed: Printed, backend: Backend) -> None:
+    """Each break of the feed and the garbled line cost one restart; every line counts once, and state is not lost."""
+    assert printed("supervised_ingest", backend) == [
+        "the parser begins with 0",
+        "the parser ends with 7",
+        "the parser begins with 7",
+        "the parser ends with 12",
+        "restarts: 3, dead letters: 1",
+    ]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_middleware(printed: Printed, backend: Backend) -> None:
+    """The mesh's layers stand around all, an actor's own inside them; one that does not call on answers in its place."""
+    assert printed("middleware", backend) == [
+        "sell took 0.5 s (request A1, attempt 1)",
+        "sold a kite to ada (request A1, attempt 1)",
+        "sell took 0.0 s (request B2, attempt 1)",
+        "bob owes us money",
+    ]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_breaker(printed: Printed, backend: Backend) -> None:
+    """While the bank is away one message probes at a time, the others are held and use up no attempts; nothing is lost."""
+    assert printed("breaker", backend) == [
+        "0.1 s: no answer for ada, attempt 1",
+        "0.2 s: no answer for bob, attempt 1",
+        "1.0 s: the breaker is open, 5 payments are held",
+        "3.3 s: no answer for ada, attempt 2",
+        "6.4 s: no answer for ada, attempt 3",
+        "9.5 s: paid ada",
+        "9.6 s: paid bob",
+        "9.7 s: paid cyd",
+        "9.8 s: paid dan",
+        "9.9 s: paid eve",
+        "5 paid, 0 lost",
+    ]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_crawler(printed: Printed, backend: Backend) -> None:
+    """Each page is asked for once, however many links lead to it, and no sooner than the rate allows."""
+    assert printed("crawler", backend) == [
+        "/ /coffee /mint /tea",
+        "4 requests, 0.1 s apart or more; 3 links to pages that had been seen",
+    ]
+
+
 @pytest.mark.parametrize(
-    "name", ["publish_subscribe", "work_queue", "retry_and_replay", "deferred_and_periodic", "ask_with_deadline"]
+    "name",
+    [
+        "publish_subscribe",
+        "work_queue",
+        "retry_and_replay",
+        "supervised_ingest",
+        "deferred_and_periodic",
+        "ask_with_deadline",
+        "breaker",
+        "crawler",
+        "batched_writer",
+        "middleware",
+        "totals",
+        "tracing",
+    ],
 )
 def test_short_examples_are_short(example: Callable[[str], ModuleType], name: str) -> None:
     """An example has fewer than 60 lines, and begins by saying what it shows and how to run it."""
