@@ -3,6 +3,7 @@
 x   one `asyncio.Queue` put and get in one task
 RT  a round trip between two tasks over two `asyncio.Queue`s
 ms  a millisecond, for the few figures that are times and not costs
+B   a byte, for those that are neither
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from benchmarks.workload import scaled, started
 
 __all__ = ["Unit", "measure_reference", "put_and_get", "round_trip"]
 
-Unit = Literal["x", "RT", "ms"]
+Unit = Literal["x", "RT", "ms", "B"]
 
 
 async def put_and_get(count: int) -> float:
@@ -47,7 +48,7 @@ async def round_trip(count: int) -> float:
 
 
 def measure_reference(unit: Unit, *, scale: float = 1.0) -> float:
-    """Return the nanoseconds of one `unit`. Runs an event loop of its own: not from inside one."""
+    """Return the nanoseconds (bytes, for B) of one `unit`. Runs an event loop of its own: not from inside one."""
     match unit:
         case "x":
             return asyncio.run(put_and_get(scaled(100_000, scale)))
@@ -55,5 +56,7 @@ def measure_reference(unit: Unit, *, scale: float = 1.0) -> float:
             return asyncio.run(round_trip(scaled(10_000, scale)))
         case "ms":
             return 1e6
+        case "B":
+            return 1.0
         case _:
             assert_never(unit)

@@ -66,7 +66,7 @@ def show(report: Report) -> str:
     """Return the table of the rows, under a line that says where they come from and what the units cost here."""
     where = report.surroundings
     pinned = "not pinned" if where.pinned is None else f"pinned to core {where.pinned} of {where.cores}"
-    references = sorted({(row.unit, row.reference) for row in report.rows if row.unit != "ms"})
+    references = sorted({(row.unit, row.reference) for row in report.rows if row.unit not in ("ms", "B")})
     costs: dict[str, list[float]] = {}
     for unit, nanoseconds in references:
         costs.setdefault(unit, []).append(nanoseconds / 1000)
@@ -93,5 +93,5 @@ def _cells(row: Row) -> tuple[str, ...]:
         "" if row.gate is None else f"{row.gate:g}",
         "" if row.goal is None else f"{row.goal:g}",
         row.verdict,
-        f"{row.nanoseconds / 1000:.3f}",
+        "" if row.unit == "B" else f"{row.nanoseconds / 1000:.3f}",
     )

@@ -6,13 +6,16 @@ from benchmarks.scenarios.asking import ASKING
 from benchmarks.scenarios.deferred import DEFERRED
 from benchmarks.scenarios.fan_out import FAN_OUT
 from benchmarks.scenarios.many_actors import MANY_ACTORS
+from benchmarks.scenarios.memory import MEMORY
 from benchmarks.scenarios.one_way import CONTEXT, ONE_WAY
 from benchmarks.scenarios.pipeline import PIPELINE
 from benchmarks.scenarios.topic import TOPIC
+from benchmarks.scenarios.tracing import TRACING
 
 __all__ = ["SCENARIOS"]
 
 SCENARIOS: dict[str, Scenario] = {
-    scenario.name: scenario for scenario in (ONE_WAY, CONTEXT, ASKING, FAN_OUT, TOPIC, PIPELINE, DEFERRED, MANY_ACTORS, *PEERS)
+    scenario.name: scenario
+    for scenario in (ONE_WAY, CONTEXT, ASKING, FAN_OUT, TOPIC, PIPELINE, DEFERRED, MEMORY, TRACING, MANY_ACTORS, *PEERS)
 }
 """By name, in the order in which they are run and shown; the peers last."""

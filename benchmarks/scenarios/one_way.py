@@ -5,7 +5,7 @@ from contextvars import ContextVar
 
 from benchmarks.harness import Bound, Figure, Scenario
 from benchmarks.workload import Countdown, Pair, scaled, started
-from flowmesh import Mesh
+from flowmesh import Mesh, on
 
 __all__ = ["CONTEXT", "ONE_WAY"]
 
@@ -28,6 +28,30 @@ async def _tell(count: int) -> float:
         start = started()
         for number in range(count):
             await receive.tell(Pair(number, "text"))
+        await countdown.wait()
+    return (countdown.ended - start) / count
+
+
+async def _tell_class(count: int) -> float:
+    countdown = Countdown(count)
+    mesh = Mesh("bench")
+
+    class Receiver:
+        @on
+        async def receive(self, body: Pair) -> None:
+            del body
+            countdown.left -= 1
+            if not countdown.left:
+                countdown.end()
+
+        @on
+        async def other(self, body: str) -> None: ...
+
+    receiver = mesh.actor(Receiver)
+    async with mesh:
+        start = started()
+        for number in range(count):
+            await receiver.tell(Pair(number, "text"))
         await countdown.wait()
     return (countdown.ended - start) / count
 
@@ -55,7 +79,7 @@ async def _publish(count: int) -> float:
 
 async def _one_way(scale: float) -> Sequence[float]:
     count = scaled(_MESSAGES, scale)
-    return await _tell(count), await _publish(count)
+    return await _tell(count), await _publish(count), await _tell_class(count)
 
 
 async def _context(scale: float) -> Sequence[float]:
@@ -81,7 +105,11 @@ async def _context(scale: float) -> Sequence[float]:
 ONE_WAY = Scenario(
     "S1",
     "one producer, one handler",
-    (Figure.alike("tell", "x", Bound(4.0, 2.0)), Figure("publish to a direct exchange", "x")),
+    (
+        Figure.alike("tell", "x", Bound(4.0, 2.0)),
+        Figure("publish to a direct exchange", "x"),
+        Figure("tell a class with two methods", "x"),
+    ),
     _one_way,
 )
 

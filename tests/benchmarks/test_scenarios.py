@@ -22,7 +22,7 @@ def test_scenario_measures_all_its_figures(scenario: Scenario, backend: Backend)
 
 def test_all_that_is_asked_for_is_there() -> None:
     """The scenarios have the names of the performance targets, and stand before the peers."""
-    assert list(SCENARIOS) == ["S1", "S1c", "S2", "S3", "S4", "S5", "S6", "S10", "queue", "stream", "channel"]
+    assert list(SCENARIOS) == ["S1", "S1c", "S2", "S3", "S4", "S5", "S6", "S8", "S9", "S10", "queue", "stream", "channel"]
 
 
 def test_baseline_names_each_primitive_once_per_backend() -> None:
