@@ -4,6 +4,8 @@
 {phases}                 the phases of a mesh: `Phase` of flowmesh._runtime.ground
 {floors}                 which package may import which: the contract that import-linter holds, in pyproject.toml
 {modules} flowmesh._core what each module of a package is for: the first line of its docstring
+{judgements}             what becomes of an actor that has failed: `decide` of flowmesh._core.supervision
+{strategies}             who is brought up again with a member of a group: `affected` of the same
 {cancellations}          what each public await leaves behind: the `Cancellation:` of its docstring
 """
 
@@ -14,7 +16,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final, get_args
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -23,7 +25,9 @@ from sphinx.util.docutils import SphinxDirective
 import flowmesh
 import flowmesh.testing
 from flowmesh._core.entry import TRANSITIONS, State
+from flowmesh._core.supervision import FRESH, Failure, Strategy, affected, decide
 from flowmesh._runtime.ground import Phase
+from flowmesh.policies import Restart
 
 ROOT: Final = Path(__file__).parents[1]
 # To the end of the paragraph, or to the next section of the docstring.
@@ -118,6 +122,39 @@ class Modules(TableFromCode):
                 yield f"`{path.stem}`", docstring.split("\n\n", maxsplit=1)[0].replace("\n", " ")
 
 
+class Judgements(TableFromCode):
+    """What becomes of an actor, with `Restart(on=(OSError,))`."""
+
+    head = ("what is raised", "by a handler", "by a start, a lifespan, or a task in it")
+    raised: ClassVar[Sequence[tuple[str, BaseException]]] = (
+        ("`OSError`, which `on` names", OSError()),
+        ("`ValueError`, which it does not", ValueError()),
+        ("`KeyboardInterrupt`, `SystemExit`", KeyboardInterrupt()),
+        ("a group of `OSError` and `ValueError`", ExceptionGroup("", [OSError(), ValueError()])),
+        ("a group with a `SystemExit` in it", BaseExceptionGroup("", [OSError(), SystemExit()])),
+    )
+    spelled: ClassVar[dict[str, str]] = {"go_on": "it lives on", "restart": "made anew", "escalate": "escalates"}
+
+    def rows(self) -> Iterator[Row]:
+        """Yield each error with what is decided."""
+        policy = Restart(on=(OSError,))
+        for what, error in self.raised:
+            cells = [decide(Failure(error, of_handler=handler), FRESH, 0.0, policy=policy) for handler in (True, False)]
+            yield what, *(self.spelled[decision.verdict] for decision in cells)
+
+
+class Strategies(TableFromCode):
+    """Who is brought up again when b of a, b and c has failed."""
+
+    head = ("strategy", "when b of a, b, c fails, these are taken down", "and then started")
+
+    def rows(self) -> Iterator[Row]:
+        """Yield each strategy."""
+        for strategy in get_args(Strategy):
+            again = ["abc"[index] for index in affected(strategy, 1, 3)]
+            yield f"`{strategy}`", ", ".join(reversed(again)), ", ".join(again)
+
+
 class Cancellations(TableFromCode):
     """What each public await leaves behind."""
 
@@ -149,5 +186,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("phases", Phases)
     app.add_directive("floors", Floors)
     app.add_directive("modules", Modules)
+    app.add_directive("judgements", Judgements)
+    app.add_directive("strategies", Strategies)
     app.add_directive("cancellations", Cancellations)
     return {"parallel_read_safe": True}

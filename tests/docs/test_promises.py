@@ -14,7 +14,7 @@ import flowmesh
 import flowmesh.testing
 from flowmesh import Context, MailboxOptions, Mesh, Receipt, Retry
 from flowmesh._runtime.composing import PublishOptions
-from flowmesh.mesh import ActorOptions
+from flowmesh.declaring import AllOptions
 from tests.docs.pages import PAGES, ROOT
 
 PATH: Final = re.compile(r"`((?:benchmarks|docs|examples|flowmesh|tests)/[\w./-]*)(?:::(\w+))?`")
@@ -71,7 +71,7 @@ def test_defaults_in_the_readme() -> None:
 
 def test_options_in_the_readme() -> None:
     """Each option of an actor has its row; each option of a send and each field of a receipt is named."""
-    assert set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)) >= set(ActorOptions.__annotations__)
+    assert set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)) >= set(AllOptions.__annotations__)
     for name in PublishOptions.__annotations__:
         assert f"`{name}`" in README or f"`{name}=" in README, name
     for name in ("message_id", *Receipt.__struct_fields__[2:]):
