@@ -57,10 +57,9 @@ def test_work_queue(printed: Printed, backend: Backend) -> None:
 def test_batched_writer(printed: Printed, backend: Backend) -> None:
     """Full batches at once, the rest in time; a row that the database refuses is the only one that is not stored."""
     assert printed("batched_writer", backend) == [
-        "100 readings, because of size",
-        "100 readings, because of size",
-        "50 readings, because of within",
-        "249 are stored",
+        "99 stored by now: a batch of 100, because of size",
+        "199 stored by now: a batch of 100, because of size",
+        "249 stored by now: a batch of 50, because of within",
         "refused: Reading(id=42, celsius=-300.0) (CHECK constraint failed: celsius > -273.15)",
     ]
 
