@@ -16,7 +16,9 @@ __all__ = [
     "AlreadySettled",
     "DeadlockError",
     "DeliveryError",
+    "DurabilityUnavailable",
     "FlowmeshError",
+    "ForkedProcessError",
     "InvalidBinding",
     "InvalidHandler",
     "MailboxFull",
@@ -30,7 +32,12 @@ __all__ = [
     "Reject",
     "RestartLimitReached",
     "RetryAfter",
+    "StoreCorrupt",
+    "StoreError",
+    "StoreFull",
+    "StoreLocked",
     "TopologyError",
+    "Unencodable",
     "Unroutable",
     "WrongBody",
 ]
@@ -100,6 +107,14 @@ class MalformedMessage(DeliveryError):
     """The body cannot be turned into what its handler takes."""
 
 
+class Unencodable(DeliveryError):
+    """The body cannot be stored so that it would come back with the same type."""
+
+
+class DurabilityUnavailable(DeliveryError):
+    """A publish required more than one of its mailboxes promises; no mailbox took a copy."""
+
+
 class ActorError(FlowmeshError):
     """A declaration of an actor, or a call to one, failed."""
 
@@ -155,6 +170,30 @@ class NoReply(ActorError):
         super().__init__(text)
         self.reason = reason
         self.message = message
+
+
+class StoreError(FlowmeshError):
+    """The store could not do what it was asked for. What it has confirmed before stays confirmed."""
+
+
+class StoreFull(StoreError):
+    """There is no room on the store's disk: nothing was written. What is settled still is; it takes more when there is room."""
+
+
+class StoreCorrupt(StoreError):
+    """The store's file is not what was written there."""
+
+
+class StoreLocked(StoreError):
+    """Another process, `.pid`, owns the store."""
+
+    def __init__(self, text: str, *, pid: int | None = None) -> None:
+        super().__init__(text)
+        self.pid = pid
+
+
+class ForkedProcessError(StoreError):
+    """The store was opened by a process of which this one is a fork: only that one may use it."""
 
 
 class Reject(Exception):

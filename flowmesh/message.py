@@ -13,7 +13,20 @@ from typing import Any, Final, Generic, Literal, TypeVar, cast, final
 from msgspec import Struct
 from msgspec.structs import replace
 
-__all__ = ["PLAIN", "Death", "DeathReason", "Durability", "Fire", "Message", "Outcome", "Properties", "Receipt", "Request"]
+__all__ = [
+    "PLAIN",
+    "Death",
+    "DeathReason",
+    "Durability",
+    "Encoded",
+    "Fire",
+    "Message",
+    "Outcome",
+    "Properties",
+    "Receipt",
+    "Request",
+    "type_name",
+]
 
 DeathReason = Literal["rejected", "failed", "delivery_limit", "malformed", "expired", "maxlen"]
 Durability = Literal["none", "process", "power"]
@@ -69,6 +82,22 @@ class Fire(Struct, frozen=True):
     previous: Outcome | None = None
 
 
+class Encoded(Struct, frozen=True):
+    """A body that came back from a store, and whose type is not among those of this mesh's actors.
+
+    `type`: the name that it was stored with. `data`: the body in MessagePack.
+    """
+
+    type: str
+    data: bytes
+
+
+def type_name(kind: type[Any]) -> str:
+    """Return the name by which bodies of a type are known outside the process: a Struct's tag, or its qualified name."""
+    tag = getattr(getattr(kind, "__struct_config__", None), "tag", None)
+    return kind.__qualname__ if tag is None else str(tag)
+
+
 class Properties(Struct, frozen=True):
     """What most messages do not carry (AMQP's basic properties and the mesh's own). Times are the mesh clock's seconds."""
 
@@ -120,9 +149,7 @@ class Message(Struct, frozen=True, gc=False):
     @property
     def type(self) -> str:
         """The name of the body's type: a Struct's tag, otherwise the class's qualified name."""
-        kind = cast("type[Any]", type(self.body))
-        tag = getattr(getattr(kind, "__struct_config__", None), "tag", None)
-        return kind.__qualname__ if tag is None else str(tag)
+        return self.body.type if isinstance(self.body, Encoded) else type_name(cast("type[Any]", type(self.body)))
 
     @property
     def headers(self) -> Mapping[str, Any]:
@@ -191,8 +218,7 @@ class Receipt(Struct, frozen=True, gc=False):
     """What became of one publish.
 
     `routed`: mailboxes that took a copy. `dropped`: mailboxes whose overflow policy left their copy out.
-    `durability`: the weakest of the mailboxes that took one. `timer`: the timer's id when the message was deferred;
-    `routed` is then 0.
+    `durability`: the weakest of the mailboxes that took one. `timer_number`: what `timer` is made of; `routed` is then 0.
     """
 
     prefix: str
@@ -200,12 +226,17 @@ class Receipt(Struct, frozen=True, gc=False):
     routed: int
     dropped: int = 0
     durability: Durability = "none"
-    timer: str | None = None
+    timer_number: int | None = None
 
     @property
     def message_id(self) -> str:
         """The id of the message."""
         return self.serial if isinstance(self.serial, str) else f"{self.prefix}{self.serial}"
+
+    @property
+    def timer(self) -> str | None:
+        """The id of its timer, if the message was deferred, or None."""
+        return None if self.timer_number is None else str(self.timer_number)
 
     def __repr__(self) -> str:
         deferred = f", timer={self.timer!r}" if self.timer is not None else ""

@@ -11,11 +11,11 @@ from msgspec.structs import replace
 from flowmesh._core.cron import CronLine
 from flowmesh._core.schedules import Catchup, Interval, Overlap, Plan
 from flowmesh._runtime.actor import Actor
-from flowmesh._runtime.composing import suggestion
 from flowmesh._runtime.engine import Engine
 from flowmesh._runtime.exchange import Exchange
 from flowmesh._runtime.mailbox import Mailbox
 from flowmesh._runtime.scheduling import Schedule
+from flowmesh.checks import suggestion
 from flowmesh.errors import PreconditionFailed
 
 __all__ = [

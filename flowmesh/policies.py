@@ -7,8 +7,9 @@ import math
 from collections.abc import Callable
 from typing import Any, Final, Literal, Protocol, TypeAlias, get_args
 
-from msgspec import Struct
 from msgspec.structs import force_setattr
+
+from flowmesh.checks import Policy, is_number, is_seconds, is_whole, require, require_by, require_kinds
 
 __all__ = [
     "DEFAULT_CAPACITY",
@@ -49,7 +50,7 @@ def name_of(thing: Named | str) -> str:
     return thing if isinstance(thing, str) else thing.name
 
 
-class MailboxOptions(Struct, frozen=True, forbid_unknown_fields=True):
+class MailboxOptions(Policy, frozen=True):
     """The limits and rules of one mailbox.
 
     Args:
@@ -66,6 +67,7 @@ class MailboxOptions(Struct, frozen=True, forbid_unknown_fields=True):
         max_deliveries: hand-outs that may end without a verdict before the copy is a dead letter (`delivery_limit`).
         single_active: of several consumers (actors, or `consume` blocks) only the first is handed messages, however busy; when
             it stops or leaves, the next takes over. A paused one stays the active one: its messages wait.
+        durable: whether its copies are stored. None: if the mesh has a store; True: the mesh must have one; False: never.
         expires: seconds that the mailbox may be unused (no consumer, no `get`, no declaration) while its mesh runs; then it is
             deleted, and its copies end as purged (None: it stays).
 
@@ -80,27 +82,29 @@ class MailboxOptions(Struct, frozen=True, forbid_unknown_fields=True):
     dead_letter: Named | str | None = None
     dead_letter_key: str | None = None
     max_deliveries: int = 20
+    durable: bool | None = None
     single_active: bool = False
     expires: float | None = None
 
     def __post_init__(self) -> None:
-        _require(_whole(self.capacity) and self.capacity >= 1, "capacity", "a whole number of at least 1", self.capacity)
-        _require(self.overflow in get_args(Overflow), "overflow", f"one of {', '.join(get_args(Overflow))}", self.overflow)
-        _require(self.ttl is None or self.ttl >= 0, "ttl", "zero or more seconds, or None", self.ttl)
-        _require(
-            _whole(self.max_deliveries) and self.max_deliveries >= 1,
+        require(is_whole(self.capacity) and self.capacity >= 1, "capacity", "a whole number of at least 1", self.capacity)
+        require(self.overflow in get_args(Overflow), "overflow", f"one of {', '.join(get_args(Overflow))}", self.overflow)
+        require(self.ttl is None or (is_number(self.ttl) and self.ttl >= 0), "ttl", "zero or more seconds, or None", self.ttl)
+        require(
+            is_whole(self.max_deliveries) and self.max_deliveries >= 1,
             "max_deliveries",
             "a whole number of at least 1",
             self.max_deliveries,
         )
-        _require(isinstance(self.single_active, bool), "single_active", "True or False", self.single_active)  # pyright: ignore[reportUnnecessaryIsInstance] - users get it wrong
-        lasting = self.expires is None or 0 < self.expires < math.inf
-        _require(lasting, "expires", "more than zero seconds, or None", self.expires)
+        require(isinstance(self.single_active, bool), "single_active", "True or False", self.single_active)  # pyright: ignore[reportUnnecessaryIsInstance] - users get it wrong
+        require(self.durable in (None, True, False), "durable", "True, False, or None", self.durable)
+        lasting = self.expires is None or (is_number(self.expires) and 0 < self.expires < math.inf)
+        require(lasting, "expires", "more than zero seconds, or None", self.expires)
         if self.dead_letter_key is not None and self.dead_letter is None:
             raise ValueError("dead_letter_key needs dead_letter: name the exchange that dead letters are published to")
         if self.dead_letter is not None:
             named = isinstance(getattr(self.dead_letter, "name", self.dead_letter), str)
-            _require(named, "dead_letter", "an exchange or its name, or None", self.dead_letter)
+            require(named, "dead_letter", "an exchange or its name, or None", self.dead_letter)
             # One spelling, so that an Exchange and its name declare the same mailbox.
             force_setattr(self, "dead_letter", name_of(self.dead_letter))
 
@@ -110,7 +114,7 @@ class MailboxOptions(Struct, frozen=True, forbid_unknown_fields=True):
         return None if self.dead_letter is None else name_of(self.dead_letter)
 
 
-class Retry(Struct, frozen=True, forbid_unknown_fields=True):
+class Retry(Policy, frozen=True):
     """How often, and after what delay, a message whose handler failed is handed out again.
 
     The delay before attempt n+1 is `initial * factor**(n-1)`, at most `maximum` seconds; with jitter "full" it is drawn
@@ -137,16 +141,16 @@ class Retry(Struct, frozen=True, forbid_unknown_fields=True):
     never: tuple[type[BaseException], ...] = ()
 
     def __post_init__(self) -> None:
-        _require(_whole(self.attempts) and self.attempts >= 1, "attempts", "a whole number of at least 1", self.attempts)
-        _require(self.initial >= 0, "initial", "zero or more seconds", self.initial)
-        _require(self.factor >= 1, "factor", "at least 1", self.factor)
-        _require(self.maximum >= 0, "maximum", "zero or more seconds", self.maximum)
-        _require(self.jitter in ("full", "none"), "jitter", "'full' or 'none'", self.jitter)
-        _require_kinds("on", self.on)
-        _require_kinds("never", self.never)
+        require(is_whole(self.attempts) and self.attempts >= 1, "attempts", "a whole number of at least 1", self.attempts)
+        require(is_number(self.initial) and self.initial >= 0, "initial", "zero or more seconds", self.initial)
+        require(is_number(self.factor) and self.factor >= 1, "factor", "at least 1", self.factor)
+        require(is_number(self.maximum) and self.maximum >= 0, "maximum", "zero or more seconds", self.maximum)
+        require(self.jitter in ("full", "none"), "jitter", "'full' or 'none'", self.jitter)
+        require_kinds("on", self.on)
+        require_kinds("never", self.never)
 
 
-class Restart(Struct, frozen=True, forbid_unknown_fields=True):
+class Restart(Policy, frozen=True):
     """After which failures a class actor's instance is left and made anew, how soon, and how often before that is too much.
 
     A failed message is settled first, by its own policy; then the actor is judged. One more restart than `max` within
@@ -180,22 +184,22 @@ class Restart(Struct, frozen=True, forbid_unknown_fields=True):
     never: tuple[type[BaseException], ...] = ()
 
     def __post_init__(self) -> None:
-        is_limit = self.max is None or (_whole(self.max) and self.max >= 1)
-        _require(is_limit, "max", "a whole number of at least 1, or None", self.max)
-        _require(self.within > 0, "within", "more than zero seconds", self.within)
-        _require(self.initial >= 0, "initial", "zero or more seconds", self.initial)
-        _require(self.factor >= 1, "factor", "at least 1", self.factor)
-        _require(self.maximum >= 0, "maximum", "zero or more seconds", self.maximum)
-        _require(self.jitter in ("full", "none"), "jitter", "'full' or 'none'", self.jitter)
-        _require_kinds("on", self.on)
-        _require_kinds("never", self.never)
+        is_limit = self.max is None or (is_whole(self.max) and self.max >= 1)
+        require(is_limit, "max", "a whole number of at least 1, or None", self.max)
+        require(is_number(self.within) and self.within > 0, "within", "more than zero seconds", self.within)
+        require(is_number(self.initial) and self.initial >= 0, "initial", "zero or more seconds", self.initial)
+        require(is_number(self.factor) and self.factor >= 1, "factor", "at least 1", self.factor)
+        require(is_number(self.maximum) and self.maximum >= 0, "maximum", "zero or more seconds", self.maximum)
+        require(self.jitter in ("full", "none"), "jitter", "'full' or 'none'", self.jitter)
+        require_kinds("on", self.on)
+        require_kinds("never", self.never)
 
 
 Backoff = Retry | Restart
 """A policy whose waits grow."""
 
 
-class Rate(Struct, frozen=True, forbid_unknown_fields=True):
+class Rate(Policy, frozen=True):
     """A gate: handlers start at most so often; the surplus is held until its time comes.
 
     Starts are spaced evenly, `per / n` seconds apart, but for a burst after a pause (the generic cell rate algorithm of
@@ -203,7 +207,7 @@ class Rate(Struct, frozen=True, forbid_unknown_fields=True):
 
     Args:
         n: starts.
-        per: in so many seconds.
+        per: in so many seconds; a rate has no default here, for "ten" may be a second, a minute or a day.
         burst: how many may start at once after a pause; None: as many as fall due in 10 ms, at least one, so that the
             steps of a timer do not slow a high rate down.
         by: gives a body's value; each value has the rate for itself. None: one rate for all.
@@ -212,20 +216,22 @@ class Rate(Struct, frozen=True, forbid_unknown_fields=True):
         ValueError: a value out of its range, naming it.
     """
 
+    written = "Rate(10, per=1.0)"
+
     n: int
-    per: float = 1.0
+    per: float
     burst: int | None = None
     by: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
-        _require(_whole(self.n) and self.n >= 1, "n", "a whole number of at least 1", self.n)
-        _require(_number(self.per) and 0 < self.per < math.inf, "per", "more than zero seconds", self.per)
-        fits = self.burst is None or (_whole(self.burst) and self.burst >= 1)
-        _require(fits, "burst", "a whole number of at least 1, or None", self.burst)
-        _require_by(self.by)
+        require(is_whole(self.n) and self.n >= 1, "n", "a whole number of at least 1", self.n)
+        require(is_number(self.per) and 0 < self.per < math.inf, "per", "more than zero seconds", self.per)
+        fits = self.burst is None or (is_whole(self.burst) and self.burst >= 1)
+        require(fits, "burst", "a whole number of at least 1, or None", self.burst)
+        require_by(self.by)
 
 
-class Limit(Struct, frozen=True, forbid_unknown_fields=True):
+class Limit(Policy, frozen=True):
     """A gate: at most so many handlers at once.
 
     Args:
@@ -243,17 +249,19 @@ class Limit(Struct, frozen=True, forbid_unknown_fields=True):
         ValueError: a value out of its range, naming it.
     """
 
+    written = "Limit(4)"
+
     n: int
     by: Callable[[Any], Any] | None = None
     surplus: Surplus = "queue"
 
     def __post_init__(self) -> None:
-        _require(_whole(self.n) and self.n >= 1, "n", "a whole number of at least 1", self.n)
-        _require_by(self.by)
-        _require(self.surplus in get_args(Surplus), "surplus", f"one of {', '.join(get_args(Surplus))}", self.surplus)
+        require(is_whole(self.n) and self.n >= 1, "n", "a whole number of at least 1", self.n)
+        require_by(self.by)
+        require(self.surplus in get_args(Surplus), "surplus", f"one of {', '.join(get_args(Surplus))}", self.surplus)
 
 
-class Breaker(Struct, frozen=True, forbid_unknown_fields=True):
+class Breaker(Policy, frozen=True):
     """A gate: when what the handler needs is away, messages are held instead of failing one by one.
 
     Closed, it lets all through. After `failures` failures within `within` seconds it opens: it holds all for `pause`
@@ -280,15 +288,15 @@ class Breaker(Struct, frozen=True, forbid_unknown_fields=True):
     by: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
-        _require(_whole(self.failures) and self.failures >= 1, "failures", "a whole number of at least 1", self.failures)
-        _require(_number(self.within) and self.within > 0, "within", "more than zero seconds", self.within)
-        _require(_number(self.pause) and 0 < self.pause < math.inf, "pause", "more than zero seconds", self.pause)
-        _require_kinds("on", self.on)
-        _require_kinds("never", self.never)
-        _require_by(self.by)
+        require(is_whole(self.failures) and self.failures >= 1, "failures", "a whole number of at least 1", self.failures)
+        require(is_number(self.within) and self.within > 0, "within", "more than zero seconds", self.within)
+        require(is_number(self.pause) and 0 < self.pause < math.inf, "pause", "more than zero seconds", self.pause)
+        require_kinds("on", self.on)
+        require_kinds("never", self.never)
+        require_by(self.by)
 
 
-class Once(Struct, frozen=True, forbid_unknown_fields=True):
+class Once(Policy, frozen=True):
     """A gate: one message of each value; a second one within `ttl` seconds is dropped, and counted.
 
     The value is claimed when a handler starts. If that does not return, whatever the reason, the value is free again: the
@@ -302,19 +310,21 @@ class Once(Struct, frozen=True, forbid_unknown_fields=True):
         ValueError: a value out of its range, naming it.
     """
 
+    written = "Once(by=lambda body: body.id)"
+
     by: Callable[[Any], Any]
     ttl: float = 3600.0
 
     def __post_init__(self) -> None:
-        _require(callable(self.by), "by", "a function of the body", self.by)
-        _require(_number(self.ttl) and self.ttl > 0, "ttl", "more than zero seconds", self.ttl)
+        require_by(self.by, optional=False)
+        require(is_number(self.ttl) and self.ttl > 0, "ttl", "more than zero seconds", self.ttl)
 
 
 Gate: TypeAlias = Rate | Limit | Breaker | Once
 """What may hold a message back before its handler."""
 
 
-class Autoscale(Struct, frozen=True, forbid_unknown_fields=True):
+class Autoscale(Policy, frozen=True):
     """Slots that follow the load: `concurrency=Autoscale(1, 32, target=0.5)`.
 
     Args:
@@ -331,12 +341,12 @@ class Autoscale(Struct, frozen=True, forbid_unknown_fields=True):
     target: float = 0.5
 
     def __post_init__(self) -> None:
-        _require(_whole(self.min) and self.min >= 1, "min", "a whole number of at least 1", self.min)
-        _require(_whole(self.max) and self.max >= self.min, "max", f"a whole number of at least min ({self.min})", self.max)
-        _require(_number(self.target) and 0 < self.target < math.inf, "target", "more than zero seconds", self.target)
+        require(is_whole(self.min) and self.min >= 1, "min", "a whole number of at least 1", self.min)
+        require(is_whole(self.max) and self.max >= self.min, "max", f"a whole number of at least min ({self.min})", self.max)
+        require(is_number(self.target) and 0 < self.target < math.inf, "target", "more than zero seconds", self.target)
 
 
-class Batch(Struct, frozen=True, forbid_unknown_fields=True):
+class Batch(Policy, frozen=True):
     """Hand messages out several at a time: the handler takes a list of them.
 
     A batch is handed out when `size` messages are there, when the first of them has waited for `within` seconds, when one
@@ -355,20 +365,22 @@ class Batch(Struct, frozen=True, forbid_unknown_fields=True):
         ValueError: a value out of its range, naming it.
     """
 
+    written = "Batch(100, 0.5)"
+
     size: int
     within: float
     by: Callable[[Any], Any] | None = None
     max_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        _require(_whole(self.size) and self.size >= 1, "size", "a whole number of at least 1", self.size)
-        _require(_seconds(self.within), "within", "zero or more seconds", self.within)
-        _require(self.by is None or callable(self.by), "by", "a function of the body, or None", self.by)
-        fits = self.max_bytes is None or (_whole(self.max_bytes) and self.max_bytes >= 1)
-        _require(fits, "max_bytes", "a whole number of at least 1, or None", self.max_bytes)
+        require(is_whole(self.size) and self.size >= 1, "size", "a whole number of at least 1", self.size)
+        require(is_seconds(self.within), "within", "zero or more seconds", self.within)
+        require_by(self.by)
+        fits = self.max_bytes is None or (is_whole(self.max_bytes) and self.max_bytes >= 1)
+        require(fits, "max_bytes", "a whole number of at least 1, or None", self.max_bytes)
 
 
-class Debounce(Struct, frozen=True, forbid_unknown_fields=True):
+class Debounce(Policy, frozen=True):
     """Handle only the latest of the messages of one value, once they have stopped coming.
 
     The latest is handed out after `quiet` seconds without a newer one, at the latest `max_wait` seconds after the first, and
@@ -384,42 +396,18 @@ class Debounce(Struct, frozen=True, forbid_unknown_fields=True):
         ValueError: a value out of its range, naming it.
     """
 
+    written = "Debounce(0.5, 5.0)"
+
     quiet: float
     max_wait: float
     by: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
-        _require(_seconds(self.quiet), "quiet", "zero or more seconds", self.quiet)
-        _require(
-            isinstance(self.max_wait, int | float) and self.max_wait >= self.quiet,  # pyright: ignore[reportUnnecessaryIsInstance] - users get it wrong
+        require(is_seconds(self.quiet), "quiet", "zero or more seconds", self.quiet)
+        require(
+            is_number(self.max_wait) and self.max_wait >= self.quiet,
             "max_wait",
             "seconds, at least as many as quiet",
             self.max_wait,
         )
-        _require(self.by is None or callable(self.by), "by", "a function of the body, or None", self.by)
-
-
-def _seconds(value: Any) -> bool:
-    return isinstance(value, int | float) and value >= 0 and math.isfinite(value)
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _require_by(by: Any) -> None:
-    _require(by is None or callable(by), "by", "a function of the body, or None", by)
-
-
-def _require_kinds(name: str, kinds: Any) -> None:
-    fits = isinstance(kinds, tuple) and all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds)  # pyright: ignore[reportUnknownVariableType] - of anything
-    _require(fits, name, "a tuple of exception types", kinds)  # pyright: ignore[reportUnknownArgumentType] - as above
-
-
-def _require(holds: bool, name: str, what: str, value: object) -> None:
-    if not holds:
-        raise ValueError(f"{name} must be {what}, not {value!r}")
+        require_by(self.by)

@@ -9,9 +9,11 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from flowmesh._core.entry import Outcome
-from flowmesh.message import DeathReason, Message
+from flowmesh._core.records import Batch, Contents, Row
+from flowmesh.errors import StoreError
+from flowmesh.message import DeathReason, Durability, Message
 
-__all__ = ["Clock", "CommitSummary", "Ending", "Observer", "Tracing", "TracingStatistics", "Turn", "WatchableClock"]
+__all__ = ["Clock", "CommitSummary", "Ending", "Observer", "Store", "Tracing", "TracingStatistics", "Turn", "WatchableClock"]
 
 
 class Clock(Protocol):
@@ -52,6 +54,67 @@ class WatchableClock(Clock, Protocol):
         ...
 
 
+class Store(Protocol):
+    """What outlives a mesh. Adapters: `flowmesh.stores` (memory, SQLite).
+
+    What a store promises its mesh:
+
+    * A batch is written whole or not at all, batches in the order in which they were given. `done` of each is called once, in
+      that order, when it is as safe as `durability` says, or with the error: from any thread, and never within `append`.
+      Several batches may be made safe at once (group commit).
+    * What was confirmed is there when the store is opened again. A batch that was not confirmed is there whole, or not.
+    * A row is given back as the same bytes. One that is not what was written is quarantined: kept, counted, reported in the log
+      of the store, and never given to anybody.
+    * After an error that leaves open what is on disk (an fsync that failed, a file that is not a database any more) every
+      further batch and read ends with that error until the store is opened anew. StoreFull is not such an error: a batch
+      that does not grow is tried again on its own, from a reserve, and the next one that grows finds out whether there is room.
+    * One process at a time owns what is stored; `open` in another one raises StoreLocked within a second. In a fork of the
+      owner every call raises ForkedProcessError, and changes nothing.
+
+    What a mesh promises its store: `open`, then `append` and `read` from the mesh's thread only, then `close`; and the same
+    again. No batch is given while `close` runs.
+    """
+
+    @property
+    def durability(self) -> Durability:
+        """What a confirmed batch survives: "process" its process, "power" the machine too, "none" neither."""
+        ...
+
+    def open(self) -> Contents:
+        """Take possession of what is stored and say what is there. May block: called in a worker thread.
+
+        Raises:
+            StoreLocked: another process owns it.
+            StoreCorrupt: it is not a store, or not one that can be read, or of a newer version.
+            StoreError: it cannot be opened; the reason is named.
+        """
+        ...
+
+    def append(self, batch: Batch, /) -> None:
+        """Write a batch, soon. Never blocks.
+
+        Raises:
+            ForkedProcessError: this is a fork of the owner.
+        """
+        ...
+
+    def read(self, first: int, last: int, /, *, limit: int, done: Callable[[list[Row] | StoreError], None]) -> None:
+        """Read the first copies with numbers from `first` to `last`, in order, and mark them: they may be handed out.
+
+        In its turn among the batches: what was appended before is seen, what comes later is not. The marks of the lines
+        that they are of are raised to them, as safe as a batch, before `done` is called with them. Fewer than `limit` mean
+        that there are no more. `done` is called once, from any thread, never within `read`.
+
+        Raises:
+            ForkedProcessError: this is a fork of the owner.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of what is stored, once everything that was given has been carried out. May block. Idempotent."""
+        ...
+
+
 class CommitSummary(Struct, frozen=True):
     """What one commit did, all of it in one step.
 
@@ -76,7 +139,9 @@ class Observer(Protocol):
     * Each point is told after the fact, once, and in the order in which things happened; several observers in the order in
       which they were given. A commit's points are told when all of it is done, and then `committed`.
     * Every copy that enters is told as `entered` once and as `settled` once; `handed_out` and `retried` come in between, as
-      often as it is handed out. `mesh.dead_letters` is a mailbox too, of that name: what rests there has entered it.
+      often as it is handed out, and `postponed` and `resumed`. With a store, a copy that an earlier process let in is not told
+      as `entered` again, and copies that lie on disk are purged without being told one by one. `mesh.dead_letters` is a mailbox
+      too, of that name: what rests there has entered it.
     * A message that waits for its time (`delay=`, `at=`) enters when that has come.
 
     What an observer promises its mesh:
@@ -122,6 +187,17 @@ class Observer(Protocol):
         `attempt` is that of the hand-out to come. It has grown by one after an exception or a time limit, and is the same after
         RetryAfter, a manual consumer's nack, or a stop of the mesh.
         """
+        return
+
+    def postponed(self, message: Message, mailbox: str, /, *, actor: str, state: str) -> None:
+        """A state machine wants a copy later, in another state: it is leased, and in nobody's hands, until `resumed`.
+
+        Not told as handed out, for no handler has been given it. It may be settled without having been resumed: withdrawn.
+        """
+        return
+
+    def resumed(self, message: Message, mailbox: str, /) -> None:
+        """A postponed copy goes back to its place: the state has changed, or its machine is gone."""
         return
 
     def committed(self, summary: CommitSummary, /) -> None:

@@ -21,7 +21,14 @@ from flowmesh.message import Message
 TREE = {
     "MeshError": {"MeshStopped", "NotRunning"},
     "TopologyError": {"NotFound", "PreconditionFailed", "AccessRefused", "InvalidBinding"},
-    "DeliveryError": {"Unroutable", "MailboxFull", "AlreadySettled", "MalformedMessage"},
+    "DeliveryError": {
+        "Unroutable",
+        "MailboxFull",
+        "AlreadySettled",
+        "MalformedMessage",
+        "Unencodable",
+        "DurabilityUnavailable",
+    },
     "ActorError": {
         "InvalidHandler",
         "WrongBody",
@@ -31,6 +38,7 @@ TREE = {
         "RestartLimitReached",
         "NoReply",
     },
+    "StoreError": {"StoreFull", "StoreCorrupt", "StoreLocked", "ForkedProcessError"},
 }
 VERDICTS = {"Reject", "RetryAfter"}
 MESSAGE = Message("m-", 1, "body")

@@ -100,7 +100,7 @@ def test_a_receipt_says_what_became_of_a_publish() -> None:
     assert (receipt.message_id, Receipt("m-", "mine", 0).message_id) == ("m-5", "mine")
     assert repr(receipt) == "Receipt(message_id='m-5', routed=2, dropped=1, durability='none')"
     deferred = "Receipt(message_id='m-5', routed=0, dropped=0, durability='none', timer='3')"
-    assert repr(Receipt("m-", 5, 0, timer="3")) == deferred
+    assert repr(Receipt("m-", 5, 0, timer_number=3)) == deferred
 
 
 def test_repr_shows_the_id():

@@ -25,6 +25,7 @@ __all__ = [
     "Gatherer",
     "Lane",
     "Line",
+    "Tenant",
     "Waiting",
     "forget_stale",
     "pop_aside",
@@ -70,13 +71,41 @@ class Waiting:
 
 
 class Lane(Waiting):
-    """The copies of one `by=` value: the one that is leased or awaits its retry, and those set aside meanwhile."""
+    """The copies of one `by=` value: the one that is leased or awaits its retry, and those set aside meanwhile.
 
-    __slots__ = ("holder",)
+    `tenant`: who lives in it, which is then the lane itself; None for most.
+    """
+
+    __slots__ = ("holder", "tenant")
 
     def __init__(self) -> None:
         super().__init__()
         self.holder: Entry | None = None
+        self.tenant: Tenant | None = None
+
+
+class Tenant(Lane):
+    """Who lives in a lane, which stays while it does: an instance that all messages of the lane are handled by.
+
+    It is the lane while it lives there: with ten thousand of them, each object that a message has to look at besides is one
+    more that comes from memory.
+
+    `is_ready`: its messages may be handed out; until then the lane is closed, and what comes is set aside. `is_resting`: no
+    copy of the lane is leased, awaits its retry, is set aside or has just been put back in line. Set by the mailbox.
+    """
+
+    __slots__ = ("is_ready", "is_resting")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_ready = self.is_resting = False
+
+    @abstractmethod
+    def freed(self, now: float | None = None) -> None:
+        """Take the news that the lane has no holder, and that none of its copies has been put back in line.
+
+        `now`: mesh clock seconds, if they are known.
+        """
 
 
 class Line(Waiting):
@@ -124,6 +153,10 @@ class Aside(Front):
         """What comes before the place in the order of hand-out: the smaller, the sooner."""
         return -message.properties.priority if self.options.priorities else 0
 
+    def level_of(self, message: Message) -> int:
+        """Return the priority that counts here."""
+        return message.properties.priority if self.options.priorities else 0
+
     @abstractmethod
     def restore(self, entry: Entry) -> None:
         """Put a copy that had left the line back at its place."""
@@ -138,9 +171,13 @@ class Aside(Front):
     # Lanes
 
     def enter_lane(self, entry: Entry) -> bool:
-        """Make `entry` the holder of its lane; False, and set aside, if the lane has one."""
-        lane = self._lane(entry.lane)
-        if lane.holder is not None and lane.holder is not entry:  # itself, when a gate has held it
+        """Make `entry` the holder of its lane; False, and set aside, if the lane has one or is closed."""
+        lane = self.lanes.get(entry.lane) or self._lane(entry.lane)
+        tenant = lane.tenant
+        is_closed = tenant is not None and not tenant.is_ready
+        if is_closed or (lane.holder is not None and lane.holder is not entry):  # itself, when a gate has held it
+            if lane.holder is entry:
+                lane.holder = entry.home = None  # Its lane was closed while the gate held it.
             self._put_aside(entry, lane)
             entry.set_aside()
             if entry.gated is not None:
@@ -150,7 +187,9 @@ class Aside(Front):
                 if line is not None:
                     self.release(line)
             return False
-        lane.holder = entry
+        lane.holder, entry.home = entry, lane
+        if tenant is not None:
+            tenant.is_resting = False
         return True
 
     def _lane(self, value: Any) -> Lane:
@@ -167,21 +206,72 @@ class Aside(Front):
 
         Also called for a copy that is pinned on its way from aside to being the holder: the next one takes its chance.
         """
-        lane = self.lanes.get(entry.lane)
+        lane: Lane | None = entry.home or self.lanes.get(entry.lane)
         if lane is None or (lane.holder is not None and lane.holder is not entry):
             return
+        entry.home = None
+        self.free_lane(lane, entry)
+
+    def free_lane(self, lane: Lane, entry: Entry, now: float | None = None) -> None:
+        """Free a lane, as `leave_lane`, of a holder that has ended. `now`: mesh clock seconds, if they are known."""
         lane.holder = None
-        gatherer = lane.gatherer
-        following = pop_aside(lane.waiting) if gatherer is None else None
-        if following is not None:
-            following.move(State.READY)
-            self._leave_aside(lane, following)
-            self.restore(following)
+        gatherer, tenant = lane.gatherer, lane.tenant
+        if tenant is not None:
+            if not (lane.live and tenant.is_ready and self._let_next(lane)):
+                tenant.freed(now)
+            return
+        if gatherer is None:
+            self._let_next(lane)
         if not lane.live:
             del self.lanes[entry.lane]
         if gatherer is not None:
             value, entry.lane = entry.lane, NO_LANE
             gatherer.freed(value)
+
+    def _let_next(self, lane: Lane) -> bool:
+        """Put the first copy that is set aside in a lane back in line; False if there is none."""
+        following = pop_aside(lane.waiting) if lane.live else None
+        if following is None:
+            return False
+        following.move(State.READY)
+        self._leave_aside(lane, following)
+        self.restore(following)
+        return True
+
+    # Lanes that somebody lives in
+
+    def move_in(self, value: Any, tenant: Tenant) -> None:
+        """Let a tenant live in the lane of a value from now on; what is in the lane is the tenant's."""
+        before = None if self.lanes is NO_LANES else self.lanes.get(value)
+        if before is None:
+            if self.lanes is NO_LANES:
+                self.lanes = {}
+        else:
+            tenant.holder, tenant.waiting, tenant.live = before.holder, before.waiting, before.live
+            if before.holder is not None:
+                before.holder.home = tenant
+        self.lanes[value] = tenant
+        tenant.tenant = tenant
+        tenant.is_resting = False
+
+    def open_lane(self, lane: Lane) -> None:
+        """Hand out the copies of a lane: its tenant is ready."""
+        tenant = lane.tenant
+        if tenant is not None and lane.holder is None and not self._let_next(lane):
+            tenant.freed()
+
+    def move_out(self, value: Any) -> None:
+        """Let nobody live in a lane any more; its first copy, if there is one, is looked at again."""
+        tenant = self.lanes[value]
+        lane = self.lanes[value] = Lane()
+        lane.holder, lane.waiting, lane.live = tenant.holder, tenant.waiting, tenant.live
+        tenant.holder, tenant.waiting, tenant.live, tenant.tenant = None, [], 0, None
+        if lane.holder is not None:
+            lane.holder.home = lane
+        if lane.holder is None:
+            self._let_next(lane)
+            if not lane.live:
+                del self.lanes[value]
 
     # Lanes whose copies a gatherer hands out
 

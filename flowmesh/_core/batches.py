@@ -16,6 +16,7 @@ from msgspec import field
 
 from flowmesh._core.deadlines import ROUNDING, Deadlines
 from flowmesh._core.entry import NO_LANE, Entry, State
+from flowmesh._core.gates import Gates
 from flowmesh._core.ledger import Ledger
 from flowmesh._core.mailbox import Mailbox
 from flowmesh.message import Message
@@ -189,13 +190,17 @@ _OF_ONE: Final = {
 class Batches:
     """The batches of one actor: copies of its mailbox that are set aside, and what is handed out of them.
 
-    `lane` of a copy: (this, its value). `on_freed` is called when something may be due that was held.
+    `lane` of a copy: (this, its value). `on_freed` is called when something may be due that was held. `gates`: let a copy in;
+    one that they call back when its batch is handed out is ready again, and is asked anew.
     """
 
-    def __init__(self, rule: Batch, ledger: Ledger, mailbox: Mailbox, on_freed: Callable[[], None]) -> None:
+    def __init__(
+        self, rule: Batch, ledger: Ledger, mailbox: Mailbox, on_freed: Callable[[], None], gates: Gates | None = None
+    ) -> None:
         self._ledger = ledger
         self._mailbox = mailbox
         self._on_freed = on_freed
+        self._gates = None if gates is None or not gates.breakers else gates
         self._lots = Lots(rule)
         self._one_at_a_time = rule.by is not None
 
@@ -245,7 +250,9 @@ class Batches:
                 if not lots.fits(len(copies) + 1, with_it):
                     break
                 mailbox.take_gathered(entry)
-                if not self._ledger.has_lapsed(mailbox, entry, now):
+                if self._gates is not None and self._gates.calls_back(entry):
+                    mailbox.restore(entry)
+                elif not self._ledger.has_lapsed(mailbox, entry, now):
                     entry.move(State.LEASED)
                     copies.append(entry)
                     size = with_it

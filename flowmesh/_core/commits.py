@@ -6,13 +6,15 @@ touches; `Ledger.apply` carries the changes out and cannot fail; `Ledger.give_up
 
 from collections import deque
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
-from flowmesh._core.entry import Entry, Outcome, State
+from flowmesh._core.entry import NO_LANE, Entry, Outcome, State
 from flowmesh._core.exchanges import Exchange
 from flowmesh._core.mailbox import Mailbox
+from flowmesh._core.records import Batch
+from flowmesh.errors import StoreError
 from flowmesh.message import DeathReason, Message
 
 __all__ = [
@@ -27,10 +29,14 @@ __all__ = [
     "EndPlain",
     "Enter",
     "Expire",
+    "Forget",
     "Gone",
     "Intent",
+    "Journal",
+    "Keep",
     "LeaveOut",
     "Note",
+    "Owner",
     "Publish",
     "PublishDue",
     "Purge",
@@ -42,6 +48,7 @@ __all__ = [
     "Settle",
     "Supersede",
     "Superseded",
+    "Sweep",
     "Verdict",
     "Withdraw",
 ]
@@ -117,7 +124,7 @@ class Supersede(Struct, frozen=True):
 
 
 class Release(Struct, frozen=True):
-    """Make a delayed copy ready again."""
+    """Make a delayed or postponed copy ready again."""
 
     mailbox: Mailbox
     entry: Entry
@@ -145,11 +152,12 @@ class Replay(Struct, frozen=True):
 
 
 class PublishDue(Struct, frozen=True):
-    """Route a deferred message, with the bindings of now. `exchange`: None if it is gone."""
+    """Route a deferred message, with the bindings of now. `exchange`: None if it is gone. `timer`: the id of its timer."""
 
     exchange: Exchange | None
     message: Message
     ttl: float | None = None
+    timer: int | None = None
 
 
 class Defer(Struct, frozen=True):
@@ -160,23 +168,39 @@ class Defer(Struct, frozen=True):
     on_wall: bool = False
 
 
-class Save(Struct, frozen=True):
-    """Replace the saved state of `owner`, an actor; `state` is encoded. Intent and change in one: nothing stands against it."""
+class Owner(Struct, frozen=True):
+    """Whose saved state it is: an actor's, or that of its instance for one value of `by=`."""
 
-    owner: str
+    actor: str
+    value: Any = NO_LANE
+
+
+class Save(Struct, frozen=True):
+    """Replace the saved state of `owner`; `state` is encoded. Intent and change in one: nothing stands against it."""
+
+    owner: Owner
     state: bytes
 
 
-Intent = Publish | Settle | Withdraw | Supersede | Release | Expire | Purge | Replay | PublishDue | Defer | Save
+class Keep(Struct, frozen=True):
+    """Keep a value in the store, in place of the one it had; None: none any more. Intent and change in one, as Save."""
+
+    kind: str
+    key: str
+    value: bytes | None
+
+
+Intent = Publish | Settle | Withdraw | Supersede | Release | Expire | Purge | Replay | PublishDue | Defer | Save | Keep
 
 # Changes
 
 
 class Enter(Struct, frozen=True):
-    """A copy enters."""
+    """A copy enters. `is_shelved`: it joins the tail of its mailbox, on disk (see shelf.py)."""
 
     mailbox: Mailbox
     item: Entry | Message
+    is_shelved: bool = False
 
 
 class LeaveOut(Struct, frozen=True):
@@ -207,7 +231,7 @@ class EndPlain(Struct, frozen=True):
 
 
 class Return(Struct, frozen=True):
-    """A leased or delayed copy is ready again."""
+    """A leased, delayed or postponed copy is ready again."""
 
     mailbox: Mailbox
     entry: Entry
@@ -228,12 +252,28 @@ class Delay(Struct, frozen=True):
 
 
 class SetTimer(Struct, frozen=True):
-    """A timer is set."""
+    """A timer is set, with this id."""
 
     defer: Defer
+    id: int
 
 
-Change = Enter | LeaveOut | End | EndPlain | Return | Delay | SetTimer | Save
+class Forget(Struct, frozen=True):
+    """A timer that was stored has fired."""
+
+    timer: int
+
+
+class Sweep(Struct, frozen=True):
+    """The tail of a durable mailbox ends as purged: so many copies, with numbers up to `last`."""
+
+    mailbox: Mailbox
+    first: int
+    last: int
+    copies: int
+
+
+Change = Enter | LeaveOut | End | EndPlain | Return | Delay | SetTimer | Forget | Sweep | Save | Keep
 
 
 class Note(Struct, frozen=True):
@@ -253,15 +293,52 @@ class Commit:
 
     `counts`: for each Publish in the order given, the mailboxes that take a copy and those that leave theirs out.
     `burials`: dead letters and where they go, while the commit is being prepared; `entering`: for each `drop_oldest` mailbox
-    a heap of (rank, index in `changes`) of the copies that enter it. `timers`: ids of those it set.
+    a heap of (rank, index in `changes`) of the copies that enter it. `timers`: ids of those it set. `after`: a commit without
+    which this one makes no sense: if that one is given up, so is this one. `batch`: what is written of it, while that is on its
+    way.
     """
 
-    __slots__ = ("burials", "changes", "counts", "entering", "notes", "timers")
+    __slots__ = ("after", "batch", "burials", "changes", "counts", "entering", "notes", "timers")
 
     def __init__(self) -> None:
+        self.after: Commit | None = None
+        self.batch: Batch | None = None
         self.burials: deque[tuple[Mailbox, Message]] = deque()
         self.changes: list[Change] = []
         self.counts: list[tuple[int, int]] = []
         self.entering: dict[Mailbox, list[tuple[int, int]]] = {}
         self.notes: list[Note] = []
         self.timers: list[int] = []
+
+
+class Journal(Protocol):
+    """Where commits are written before they are applied, as the ledger sees it.
+
+    `append` may refuse a commit whose bodies cannot be stored; otherwise it is applied, or given up, when it is known to be on
+    disk, or not to be: in the order in which it was appended, and `then` is told.
+    """
+
+    def append(self, commit: Commit, then: Callable[[StoreError | None], None] | None, /, *, strict: bool) -> bool:
+        """Write a commit; False if nothing of it is stored, so that it may be applied at once.
+
+        Raises:
+            Unencodable: strict, and a body cannot be stored; the caller gives the commit up.
+            StoreError: strict, and the store takes nothing; likewise. Otherwise the commit has been given up.
+        """
+        ...
+
+    def read(self, mailbox: Mailbox, /) -> None:
+        """Read the next copies of a mailbox's tail; they are given to `Ledger.load`."""
+        ...
+
+    def mark(self, mailbox: Mailbox, entry: Entry, /) -> None:
+        """Mark a copy by itself: it is about to be handed out. `Ledger.marked` is called then."""
+        ...
+
+    def unmark(self, entry: Entry, /) -> None:
+        """Take such a mark back: it has not been handed out after all."""
+        ...
+
+    def rest(self, mailbox: Mailbox, /) -> None:
+        """Hand nothing out of a mailbox for a while: what its turns make cannot be written now."""
+        ...

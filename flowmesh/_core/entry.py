@@ -7,7 +7,8 @@ An Entry is made for a copy that somebody waits for, that can expire, that has a
     READY -> ASIDE -> READY           its lane was busy, or a gate held it, when it was looked at
     LEASED -> READY | DELAYED         handed back, at once or until later;  DELAYED -> READY
     READY | ASIDE -> PINNED           a prepared commit will end it        PINNED -> ENDED (applied) | READY (given up)
-    LEASED | DELAYED -> SETTLING      a prepared commit settles it         SETTLING -> any, when applied
+    READY -> POSTPONED -> READY       its state machine wants it later; still leased, but in nobody's hands
+    LEASED | DELAYED | POSTPONED -> SETTLING   a prepared commit settles it         SETTLING -> any, when applied
 """
 
 import enum
@@ -27,6 +28,7 @@ class State(enum.Enum):
     ASIDE = enum.auto()
     LEASED = enum.auto()
     DELAYED = enum.auto()
+    POSTPONED = enum.auto()
     PINNED = enum.auto()
     SETTLING = enum.auto()
     ENDED = enum.auto()
@@ -37,15 +39,18 @@ TRANSITIONS: Final = frozenset(
         (State.READY, State.LEASED),
         (State.READY, State.ASIDE),
         (State.READY, State.PINNED),
+        (State.READY, State.POSTPONED),
         (State.ASIDE, State.READY),
         (State.ASIDE, State.PINNED),
         (State.LEASED, State.SETTLING),
         (State.DELAYED, State.SETTLING),
+        (State.POSTPONED, State.SETTLING),
         (State.PINNED, State.READY),
         (State.PINNED, State.ENDED),
         (State.SETTLING, State.LEASED),
         (State.SETTLING, State.READY),
         (State.SETTLING, State.DELAYED),
+        (State.SETTLING, State.POSTPONED),
         (State.SETTLING, State.ENDED),
         (State.LEASED, State.ENDED),  # the fast path of an ack: prepared and applied in one step
     }
@@ -65,8 +70,10 @@ class Entry(Struct, eq=False):
 
     `place`: its place for life, known once it has been looked at. `failures`: exceptions and time limits so far.
     `handouts`: hand-outs that ended without a verdict. `expires`: mesh clock seconds. `since`: when it entered.
-    `lane`: its `by=` value. `body`: the converted body, once converted. `queued`: it stands in the deque or the heap.
+    `lane`: its `by=` value. `body`: the converted body, once converted. `home`: the lane itself, while it
+    holds it. `queued`: it stands in the deque or the heap.
     `trace`: what tracing remembers of its first hand-out. `gated`: what the gates of its actor know of it, once asked.
+    `number`: of its row in the store, 0 if it has none; `alone`: 0 unless it is marked there by itself (see shelf.py).
     """
 
     message: Message
@@ -79,12 +86,19 @@ class Entry(Struct, eq=False):
     expires: float | None = None
     lane: Any = NO_LANE
     body: Any = None
+    home: Any = None
     queued: bool = False
     trace: Any = None
     gated: Any = None
+    number: int = 0
+    alone: int = 0
 
     asked: ClassVar[bool] = False
     """An asker waits for its outcome, so it is never dead-lettered."""
+    fleeting: ClassVar[bool] = False
+    """It is nothing to whoever comes after this process, so it is not stored."""
+    is_own: ClassVar[bool] = False
+    """It is the runtime's own, and has no body that a `by=` could read."""
     watched: ClassVar[bool] = False
     """`ended` is called for an ack's fast path as well."""
 

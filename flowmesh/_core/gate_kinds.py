@@ -5,6 +5,7 @@ Values stand in the order in which they will fade, so that forgetting costs no s
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from typing import Any, Literal, assert_never
 
 from flowmesh._core.entry import Entry
@@ -26,6 +27,7 @@ class RateState:
         self.interval = policy.per / policy.n
         burst = max(1, int(0.01 / self.interval)) if policy.burst is None else policy.burst
         self.tolerance = (burst - 1) * self.interval
+        self.forgotten: list[Any] | None = None
         self._times: dict[Any, float] = {}
 
     def look(self, value: Any, entry: Entry, now: float, *, is_behind: bool) -> Verdict:
@@ -47,7 +49,21 @@ class RateState:
 
     def fade(self, now: float) -> float | None:
         """Forget values whose time has passed. In the order of the last start: late by no more than a burst's time."""
-        return forget_while(self._times, lambda time: time <= now + ROUNDING)
+        return forget_while(self._times, lambda time: time <= now + ROUNDING, self.forgotten)
+
+    def lasting(self, value: Any, entry: Entry, *, is_done: bool) -> float | None:
+        """Return the time of the value: starts count, however their turns end."""
+        del entry, is_done
+        return self._times.get(value)
+
+    def known(self) -> Iterable[tuple[Any, float]]:
+        """Return the time of each value."""
+        return self._times.items()
+
+    def recall(self, value: Any, until: float, now: float) -> float:
+        """Take a time back, as if the value had started a whole burst just now at the most."""
+        self._times[value] = until = min(until, now + self.tolerance + self.interval)
+        return until
 
     def values(self) -> int:
         """Return how many values have started something lately."""
@@ -193,13 +209,18 @@ class BreakerState:
                 self._open[value] = self._open.pop(value)
             elif ending.is_done or ending.error is not None:
                 del self._open[value]
-        elif has_failed:
+        elif has_failed and not ending.is_repeated:
             times = self._failures.pop(value, None) or deque[float](maxlen=self.policy.failures)
             times.append(now)
             if len(times) == self.policy.failures and now - times[0] <= self.policy.within:
                 self._open[value] = _Open(now + self.policy.pause)
             else:
                 self._failures[value] = times
+
+    def stands_open(self, value: Any, entry: Entry) -> bool:
+        """Whether it has opened since this copy started, which is not its probe."""
+        found = self._open.get(value)
+        return found is not None and found.probe is not entry
 
     def _counts(self, error: BaseException | None) -> bool:
         if error is None or isinstance(error, (Reject, *self.policy.never)):
@@ -235,6 +256,7 @@ class OnceState:
     def __init__(self, policy: Once) -> None:
         self.policy = policy
         self.dropped = 0
+        self.forgotten: list[Any] | None = None
         self._claims: dict[Any, tuple[Entry | None, float]] = {}
 
     def look(self, value: Any, entry: Entry, now: float, *, is_behind: bool) -> Verdict:
@@ -250,7 +272,8 @@ class OnceState:
 
     def start(self, value: Any, entry: Entry, now: float) -> None:
         """Claim its value."""
-        self._claims.pop(value, None)
+        if self._claims.pop(value, None) is not None and self.forgotten is not None:
+            self.forgotten.append(value)  # A claim that is over; this one may be released.
         self._claims[value] = (entry, now + self.policy.ttl)
 
     def end(self, value: Any, entry: Entry, now: float, ending: TurnEnd) -> None:
@@ -266,8 +289,23 @@ class OnceState:
 
     def fade(self, now: float) -> float | None:
         """Forget claims that are over."""
-        claim = forget_while(self._claims, lambda claim: claim[1] <= now)
+        claim = forget_while(self._claims, lambda claim: claim[1] <= now, self.forgotten)
         return None if claim is None else claim[1]
+
+    def lasting(self, value: Any, entry: Entry, *, is_done: bool) -> float | None:
+        """Return until when the value is claimed by a copy that is done."""
+        claim = self._claims.get(value)
+        return claim[1] if is_done and claim is not None and claim[0] is entry else None
+
+    def known(self) -> Iterable[tuple[Any, float]]:
+        """Return the values that are claimed by what is done."""
+        return [(value, until) for value, (entry, until) in self._claims.items() if entry is None]
+
+    def recall(self, value: Any, until: float, now: float) -> float:
+        """Take a claim back, for no more than its time to live."""
+        until = min(until, now + self.policy.ttl)
+        self._claims[value] = (None, until)
+        return until
 
     def values(self) -> int:
         """Return how many values are claimed."""

@@ -6,11 +6,14 @@
     fade     forget the values that are indistinguishable from new ones
 
 State is kept for active values only.  Values are kept in the order in which they will fade, so forgetting costs no search.
+
+What a LastingState knows of a value is a moment until which it matters; that is what a store keeps.  The others know only of
+handlers that run, or have failed, in this process: what they hold back lies in the mailbox, which is kept.
 """
 
 import enum
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol, TypeVar
 
 from msgspec import Struct
@@ -18,7 +21,7 @@ from msgspec import Struct
 from flowmesh._core.entry import Entry
 from flowmesh.policies import Gate
 
-__all__ = ["NEVER", "ROUNDING", "GateState", "TurnEnd", "Verdict", "forget_while"]
+__all__ = ["NEVER", "ROUNDING", "GateState", "LastingState", "TurnEnd", "Verdict", "forget_while"]
 
 Known = TypeVar("Known")
 NEVER: Final = math.inf
@@ -35,10 +38,14 @@ class Verdict(enum.Enum):
 
 
 class TurnEnd(Struct, frozen=True):
-    """How a handler's turn ended: it returned (`is_done`), raised `error`, or neither: it was handed back or withdrawn."""
+    """How a handler's turn ended: it returned (`is_done`), raised `error`, or neither: it was handed back or withdrawn.
+
+    `is_repeated`: another copy of the same value has ended by the same call, and has told of its failure.
+    """
 
     is_done: bool = False
     error: BaseException | None = None
+    is_repeated: bool = False
 
 
 class GateState(Protocol):
@@ -80,8 +87,36 @@ class GateState(Protocol):
         ...
 
 
-def forget_while(values: dict[Any, Known], is_over: Callable[[Known], bool]) -> Known | None:
+class LastingState(GateState, Protocol):
+    """One that a store can keep. `forgotten`: values that it has forgotten, for the caller to take; None: nobody wants them."""
+
+    forgotten: list[Any] | None
+
+    def lasting(self, value: Any, entry: Entry, *, is_done: bool) -> float | None:
+        """Return until when it matters what it knows of a value once the turn of this copy has ended; None: it does not.
+
+        Args:
+            value: the copy's.
+            entry: the copy, whose `end` is still to come.
+            is_done: its handler has returned.
+        """
+        ...
+
+    def known(self) -> Iterable[tuple[Any, float]]:
+        """Return its values, and until when each matters; not of turns that have not ended."""
+        ...
+
+    def recall(self, value: Any, until: float, now: float) -> float:
+        """Know a value that was kept, and return until when: no longer than a new one, since a clock may have been set."""
+        ...
+
+
+def forget_while(
+    values: dict[Any, Known], is_over: Callable[[Known], bool], forgotten: list[Any] | None = None
+) -> Known | None:
     """Forget values from the first on while what is known of them is over; return what is known of the first that is left.
+
+    Those that are forgotten are added to `forgotten`.
 
     One pass: a dict whose front is deleted again and again is searched anew each time.
     """
@@ -92,6 +127,8 @@ def forget_while(values: dict[Any, Known], is_over: Callable[[Known], bool]) -> 
             first = known
             break
         over.append(value)
+    if forgotten is not None:
+        forgotten += over
     if len(over) == len(values):
         values.clear()
     else:

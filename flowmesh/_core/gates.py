@@ -1,13 +1,17 @@
 """Gates: what may hold a message back before its handler, or drop it. One mechanism for all kinds of them.
 
 A copy goes when all gates of its actor let it go; then it starts at all of them, and ends at all of them once its turn is
-over.  The first gate that does not let it go decides: the copy is dropped, or held in that gate's line for its value: still
+over.  Of an actor with batches it goes to wait for others, and has started then; if it leaves them otherwise than by being
+handed out, that ends its start, and a breaker that opens meanwhile calls it back.
+
+The first gate that does not let a copy go decides: the copy is dropped, or held in that gate's line for its value: still
 ready, at its place, out of the way of other values.
 
 A line moves one copy at a time: its first is released when its moment has come, is looked at again, and only then the next
 one takes its chance.  So a line that has copies always has one of: a released copy, a timer, a turn whose end will move it.
 
-Lines and states exist for active values only, and for one run of one mesh: `Admission.reset` forgets them.
+Lines and states exist for active values only, and for one run of one mesh: `Admission.reset` forgets them.  With a store the
+runtime keeps what is lasting of them, and gives it back at the next start (`Gates.lasting`).
 """
 
 import functools
@@ -19,8 +23,8 @@ from msgspec import Struct
 
 from flowmesh._core.aside import Line
 from flowmesh._core.entry import Entry
-from flowmesh._core.gate_kinds import BreakerState, LimitState, state_of
-from flowmesh._core.gate_states import NEVER, ROUNDING, GateState, TurnEnd, Verdict
+from flowmesh._core.gate_kinds import BreakerState, LimitState, OnceState, RateState, state_of
+from flowmesh._core.gate_states import NEVER, ROUNDING, GateState, LastingState, TurnEnd, Verdict
 from flowmesh._core.mailbox import Mailbox
 from flowmesh._core.timers import Timer, Timers
 from flowmesh.policies import Gate, Limit
@@ -70,7 +74,8 @@ class Gates:
 
     With a Limit that drops or cancels, copies are looked at whether or not a slot is free; then the slots, too, are a gate,
     the last one (`slots`). `breakers`: those that have a condition. `superseded`: copies whose handlers shall be cancelled,
-    for the caller of `admit` to take.
+    for the caller of `admit` to take. `lasting`: those that a store can keep something of, by number; `on_forgotten`: called
+    when some of these have forgotten values, while a store keeps them.
     """
 
     def __init__(self, policies: Iterable[Gate], *, body_of: Callable[[Entry], Any], slots: int) -> None:
@@ -83,6 +88,8 @@ class Gates:
         self.lines: dict[tuple[int, Any], Line] = {}
         self.timer: Timer | None = None
         self.states: tuple[GateState, ...] = ()
+        self.lasting: dict[int, LastingState] = {}
+        self.on_forgotten: Callable[[], None] | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -90,7 +97,9 @@ class Gates:
         self.lines.clear()
         self.superseded.clear()
         self.timer = None
+        self.on_forgotten = None
         self.states = tuple(state_of(policy) for policy in self.policies)
+        self.lasting = {n: state for n, state in enumerate(self.states) if isinstance(state, (RateState, OnceState))}
         if self.slots is not None:
             slots, self.slots = self.slots, LimitState(self.slots.policy)
             self.slots.n = slots.n
@@ -115,6 +124,9 @@ class Gates:
             by = state.policy.by
             if by is None:
                 values.append(None)
+                continue
+            if entry.is_own:
+                values.append(entry.message.id)  # One that nobody shares: it passes.
                 continue
             try:
                 value = by(self._body_of(entry))
@@ -141,6 +153,14 @@ class Gates:
             if verdict is not Verdict.GO:
                 return verdict, number
         return Verdict.GO, -1
+
+    def calls_back(self, entry: Entry) -> bool:
+        """Whether a breaker has opened since this copy started, to wait for others."""
+        ticket: Ticket = entry.gated
+        return any(
+            isinstance(state, BreakerState) and state.stands_open(value, entry)
+            for state, value in zip(self.states, ticket.values, strict=True)
+        )
 
     def conditions(self) -> tuple[str, ...]:
         """Return the conditions of its breakers."""
@@ -175,6 +195,7 @@ class Admission:
         Raises:
             UnusableValue: a gate's `by=` gave no value; the copy is as it was.
         """
+        self.end(mailbox, entry, TurnEnd(), now)  # It may come back from waiting for others.
         if entry.gated is not None and entry.gated.gates is not gates:
             mailbox.pass_chance(entry)  # another actor's, on the same mailbox
         ticket = gates.ticket_of(entry)
@@ -187,7 +208,7 @@ class Admission:
             for state, value in zip(gates.states, ticket.values, strict=True):
                 state.start(value, entry, now)
             self._move_on(mailbox, gates, ticket, now)
-            self._watch(gates, now)
+            self.watch(gates, now)
             return True
         state = gates.states[number]
         if verdict is Verdict.DROP:
@@ -199,17 +220,36 @@ class Admission:
             self._move(mailbox, gates, origin, now)
         return False
 
-    def end(self, mailbox: Mailbox, entry: Entry, ending: TurnEnd, now: float) -> None:
-        """End what a copy has started; nothing for one that has not."""
+    def end(
+        self,
+        mailbox: Mailbox,
+        entry: Entry,
+        ending: TurnEnd,
+        now: float,
+        told: set[tuple[int, Any]] | None = None,
+    ) -> None:
+        """End what a copy has started; nothing for one that has not.
+
+        Args:
+            mailbox: where it stands.
+            entry: the copy.
+            ending: how its turn ended.
+            now: mesh clock seconds.
+            told: gates and values that this call of the handler has failed for; the first copy of each tells of it.
+        """
         ticket: Ticket | None = entry.gated
         if ticket is None or not ticket.has_started:
             return
         ticket.has_started = False
         gates = ticket.gates
-        for state, value in zip(gates.states, ticket.values, strict=True):
-            state.end(value, entry, now, ending)
+        for key, state in zip(enumerate(ticket.values), gates.states, strict=True):
+            its = ending
+            if told is not None and ending.error is not None:
+                its = TurnEnd(ending.is_done, ending.error, is_repeated=key in told)
+                told.add(key)
+            state.end(key[1], entry, now, its)
         self._move_on(mailbox, gates, ticket, now)
-        self._watch(gates, now)
+        self.watch(gates, now)
 
     def set_slots(self, mailbox: Mailbox, gates: Gates, slots: int, now: float) -> None:
         """Change the number of slots, where they are a gate."""
@@ -285,13 +325,15 @@ class Admission:
         if gates.lines.get(line.key) is line:
             self._move(mailbox, gates, line, now)
 
-    def _watch(self, gates: Gates, now: float) -> None:
+    def watch(self, gates: Gates, now: float) -> None:
         """See to it that values are forgotten when they have become indistinguishable from new ones."""
         if gates.timer is None:
             due = min((due for state in gates.states if (due := state.fade(now)) is not None), default=math.inf)
             if due < math.inf:
                 gates.timer = self._timers.set(max(due, now + FORGET_EVERY), functools.partial(self._forget, gates))
+            if gates.on_forgotten is not None:
+                gates.on_forgotten()
 
     def _forget(self, gates: Gates, now: float) -> None:
         gates.timer = None
-        self._watch(gates, now)
+        self.watch(gates, now)

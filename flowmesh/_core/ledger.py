@@ -3,63 +3,46 @@
 `prepare` checks everything before it changes anything, gives places in order and pins what it touches; `apply` cannot fail;
 `give_up` takes a prepared commit back.  Commits are applied in the order in which they were prepared.  A prepared commit is
 invisible, counts as room, and what it pinned can be neither handed out, withdrawn, expired nor purged.  In memory the two
-run back to back: `commit`.  The fast paths (append a plain Message below `limit`, count an ack) are commits of one change
-that need no preparation; they are used only while no prepared commit is outstanding on the mailbox.
+run back to back: `commit`; with a store, what is to be stored is written between them, by the journal.  The fast paths
+(append a plain Message below `limit`, count an ack) are commits of one change that need no preparation; they are used only
+while no prepared commit is outstanding on the mailbox.
 """
 
-import heapq
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, Final
-
-from msgspec.structs import replace
+from typing import Any, Final, Protocol
 
 from flowmesh._core.commits import (
-    Ack,
-    Back,
     Commit,
-    Dead,
-    Defer,
     Delay,
     End,
     EndPlain,
     Enter,
-    Expire,
-    Gone,
+    Forget,
     Intent,
+    Keep,
     LeaveOut,
-    Note,
-    Publish,
-    PublishDue,
-    Purge,
+    Owner,
     Release,
-    Replay,
     Return,
     Save,
     SetTimer,
-    Settle,
-    Supersede,
-    Superseded,
-    Withdraw,
+    Sweep,
 )
-from flowmesh._core.deadletters import RESTING, bury, closes_cycle
 from flowmesh._core.entry import NO_LANE, Entry, Outcome, State
-from flowmesh._core.gates import Admission, Gates, UnusableValue
+from flowmesh._core.gates import Admission, Gates, TurnEnd, UnusableValue
 from flowmesh._core.mailbox import Mailbox
+from flowmesh._core.planning import LOOKED_AT, Planning
 from flowmesh._core.router import Router
-from flowmesh._core.timers import Timer, Timers
-from flowmesh.errors import MailboxFull
-from flowmesh.message import DeathReason, Message
-from flowmesh.policies import MailboxOptions
+from flowmesh._core.shelf import MARK_ALONE, MARKED_ALONE, Shelf, is_grave
+from flowmesh.errors import StoreError
+from flowmesh.message import Message
 
-__all__ = ["Ledger", "UnusableLane"]
-
-
-LOOKED_AT: Final = 64
-"""Copies that one call may look at, expire or set aside: a turn of the loop has room for no more."""
+__all__ = ["Ledger", "Lodging", "UnusableLane"]
 
 
 class UnusableLane(Exception):
-    """The `by=` of a copy raised, or gave a value that cannot be a lane; the copy, `.entry`, is leased.
+    """The `by=` of a copy raised, or gave no lane, or its body cannot be read; the copy, `.entry`, is leased.
 
     `gate` names the gate whose `by=` it was; None: the actor's own.
     """
@@ -70,68 +53,91 @@ class UnusableLane(Exception):
         self.gate = gate
 
 
-class Ledger:
-    """The one place where copies and timers change.
+LEASED: Final = State.LEASED  # an Enum's members cost a look-up each
 
-    `now` is the mesh clock's monotonic seconds; `wall_offset` is what to add to get the wall clock, told by the runtime.
-    """
+
+class Lodging(Protocol):
+    """Who gives lanes their tenants."""
+
+    def lodge(self, value: Any) -> None:
+        """Let somebody move into the lane of a value: a copy of it is about to be handed out. Raises nothing."""
+        ...
+
+
+class Ledger(Planning):
+    """The one place where copies and timers change."""
 
     def __init__(self, router: Router) -> None:
-        self.router = router
-        self.timers = Timers()
+        super().__init__(router)
         self.admission = Admission(self.timers, drop=self._drop)
-        self.wall_offset = 0.0
         self.delayed = 0  # copies of all mailboxes that wait for their retry
-        self.saved: dict[str, bytes] = {}  # the state that actors have saved, by their names
+        self.saved: dict[Owner, bytes] = {}  # the state that actors have saved
+        self.kept: dict[tuple[str, str], bytes] = {}  # what came back from the store, by kind and key, until somebody takes it
         self.on_applied: Callable[[Commit], None] | None = None  # told of each commit, once all of it is done
-        self.dead_letters = Mailbox("mesh.dead_letters", 0, MailboxOptions(overflow="drop_oldest"))
-        self.dead_letters.tracked = True
-        self._plans: dict[type, Callable[[Commit, Any, float], None]] = {
-            Publish: self._plan_publish,
-            Settle: self._plan_settle,
-            Withdraw: self._plan_withdraw,
-            Supersede: self._plan_supersede,
-            Release: self._plan_release,
-            Expire: self._plan_expire,
-            Purge: self._plan_purge,
-            Replay: self._plan_replay,
-            PublishDue: self._plan_due,
-            Defer: self._plan_defer,
-            Save: self._plan_save,
-        }
 
     # One commit
 
-    def commit(self, *intents: Intent, now: float) -> Commit:
-        """Prepare and apply at once.
+    def commit(
+        self, *intents: Intent, now: float, then: Callable[[StoreError | None], None] | None = None, strict: bool = False
+    ) -> Commit:
+        """Prepare, write what is to be stored, and apply: at once, unless something is stored.
+
+        Args:
+            intents: what is wanted.
+            now: mesh clock seconds.
+            then: told when it has been applied, or why it was given up.
+            strict: somebody is there to be told what cannot be stored. Otherwise that is kept in memory, and logged.
 
         Raises:
             MailboxFull: as `prepare`; nothing has changed.
+            Unencodable: a body cannot be stored; nothing has changed.
+            StoreError: strict, and the store takes nothing; nothing has changed.
         """
         commit = self.prepare(*intents, now=now)
-        self.apply(commit, now)
+        self.carry_out(commit, now, then, strict=strict)
         return commit
 
-    def prepare(self, *intents: Intent, now: float) -> Commit:
-        """Check all intents, then plan them in order.
+    def carry_out(
+        self,
+        commit: Commit,
+        now: float,
+        then: Callable[[StoreError | None], None] | None = None,
+        *,
+        strict: bool = False,
+    ) -> None:
+        """Write what is to be stored of a prepared commit, and apply it, as `commit` does.
 
         Raises:
-            MailboxFull: a mailbox refuses a copy; the first one is named and nothing has changed.
+            Unencodable, StoreError: as `commit`; it has been given up.
         """
-        self.ask_all(intents)
-        commit = Commit()
-        for intent in intents:
-            self._plans[type(intent)](commit, intent, now)
-        self._plan_burials(commit, now)
-        return commit
+        if self.journal is not None:
+            try:
+                if self.journal.append(commit, then, strict=strict):
+                    return
+            except BaseException:
+                self.give_up(commit)
+                raise
+        self.apply(commit, now)
+        if then is not None:
+            then(None)
+
+    def _end_by_itself(self, commit: Commit, mailbox: Mailbox, now: float) -> None:
+        """Carry out what nobody has asked for; if it cannot be written, it is not tried again at once."""
+        self.carry_out(commit, now, lambda error: self._rest_after(mailbox, error))
+
+    def _rest_after(self, mailbox: Mailbox, error: StoreError | None) -> None:
+        if error is not None and self.journal is not None:
+            self.journal.rest(mailbox)
 
     def apply(self, commit: Commit, now: float) -> None:
         """Make it happen. Cannot fail."""
         for change in commit.changes:
             match change:
-                case Enter(mailbox, item):
+                case Enter(mailbox, item, is_shelved):
                     mailbox.arriving -= 1
-                    if mailbox.deleted:
+                    if mailbox.shelf is not None and isinstance(item, Entry):
+                        self.enter_stored(mailbox, mailbox.shelf, item, is_shelved=is_shelved)
+                    elif mailbox.deleted:
                         _leave_out(mailbox, item if isinstance(item, Entry) else None, "purged")
                         mailbox.tell_room()
                     else:
@@ -144,52 +150,90 @@ class Ledger:
                 case End(mailbox, entry, outcome, was):
                     self._leave_delay(mailbox, entry, was)
                     mailbox.end(entry, outcome)
+                    if was is State.READY and entry.gated is not None:
+                        self.admission.end(mailbox, entry, TurnEnd(), now)  # It waited for others.
+                    if mailbox.shelf is not None:
+                        self.end_solitude(mailbox, mailbox.shelf, entry)
+                        self.replenish(mailbox)
                 case Return(mailbox, entry, was, failures, handouts):
                     self._leave_delay(mailbox, entry, was)
                     if mailbox.deleted:
                         mailbox.end(entry, "purged")
                         continue
-                    entry.failures, entry.handouts, entry.redelivered = failures, handouts, True
+                    if entry.number and mailbox.shelf is not None:
+                        mailbox.shelf.lone -= entry.alone & MARK_ALONE
+                        entry.alone = _marked_as(entry, was, failures, handouts)
+                        mailbox.shelf.lone += entry.alone & MARK_ALONE
+                    entry.failures, entry.handouts = failures, handouts
+                    if was is not State.POSTPONED:
+                        entry.redelivered = True
                     entry.move(State.READY)
                     if entry.lane is not NO_LANE:
                         mailbox.leave_lane(entry)
                     mailbox.restore(entry)
                     self._watch_expiry(mailbox)
+                    if mailbox.shelf is not None:
+                        self.end_solitude(mailbox, mailbox.shelf, entry)
                 case Delay(mailbox, entry, due, failures, handouts):
                     entry.failures, entry.handouts, entry.redelivered = failures, handouts, True
                     entry.move(State.DELAYED)
                     mailbox.delayed += 1
                     self.delayed += 1
                     mailbox.wait_for(entry, self.timers.set(due, Release(mailbox, entry)))
-                case SetTimer(defer):
-                    commit.timers.append(self.timers.set(defer.due, defer.action.message, on_wall=defer.on_wall).id)
+                    if mailbox.shelf is not None:
+                        self.end_solitude(mailbox, mailbox.shelf, entry)
+                case SetTimer(defer, number):
+                    self.timers.set(defer.due, defer.action.message, on_wall=defer.on_wall, number=number)
+                case Sweep(mailbox, _, _, copies):
+                    mailbox.pinned -= copies
+                    mailbox.count("purged", copies)
+                    assert mailbox.shelf is not None
+                    for entry in mailbox.shelf.let_go():
+                        entry.ended("purged")
+                    mailbox.refresh()
+                    mailbox.tell_room()
                 case Save(owner, state):
                     self.saved[owner] = state
+                    self._end_saving(change)
+                case Forget() | Keep():
+                    pass
         if self.on_applied is not None:
             self.on_applied(commit)
 
-    def give_up(self, commit: Commit) -> None:
+    def give_up(self, commit: Commit, *, again: float = -math.inf) -> None:
         """Take a prepared commit back: everything is as if it had never been prepared.
 
         What came due meanwhile, or was to be purged with its mailbox, is caught up with.
+
+        Args:
+            commit: it.
+            again: mesh clock seconds before which what is due anyhow is not tried again.
         """
         caught_up = Commit()
         for change in reversed(commit.changes):
             match change:
-                case Enter(mailbox, _):
+                case Enter(mailbox, item, is_shelved):
                     mailbox.arriving -= 1
+                    self._uninvite(mailbox, item, is_shelved=is_shelved)
                     mailbox.refresh()
                     mailbox.tell_room()
+                    self.replenish(mailbox)
                 case End(mailbox, entry, _, was) | Return(mailbox, entry, was):
-                    self._let_go(caught_up, mailbox, entry, was)
+                    self._let_go(caught_up, mailbox, entry, was, again)
                 case Delay(_, entry):
                     entry.move(State.LEASED)
-                case LeaveOut() | EndPlain() | SetTimer() | Save():
+                case Sweep(mailbox, _, _, copies):
+                    assert mailbox.shelf is not None
+                    mailbox.pinned -= copies
+                    mailbox.shelf.tail += copies
+                case Save():
+                    self._end_saving(change)
+                case LeaveOut() | EndPlain() | SetTimer() | Forget() | Keep():
                     pass
         if caught_up.changes and self.on_applied is not None:
             self.on_applied(caught_up)
 
-    def _let_go(self, caught_up: Commit, mailbox: Mailbox, entry: Entry, was: State) -> None:
+    def _let_go(self, caught_up: Commit, mailbox: Mailbox, entry: Entry, was: State, again: float) -> None:
         """Let a copy be what it was before a commit pinned it."""
         if mailbox.deleted and was is not State.LEASED:
             self._leave_delay(mailbox, entry, was)
@@ -197,12 +241,187 @@ class Ledger:
             caught_up.changes.append(End(mailbox, entry, "purged", was))
         elif was is State.READY:
             mailbox.unpin(entry)
-            self._watch_expiry(mailbox)
+            self._watch_expiry(mailbox, again)
         else:
             entry.move(was)
             timer = mailbox.retries.get(entry)
             if timer is not None and not timer.is_set:
-                mailbox.retries[entry] = self.timers.set(timer.due, Release(mailbox, entry))
+                mailbox.retries[entry] = self.timers.set(max(timer.due, again), Release(mailbox, entry))
+
+    # Saved state
+
+    def state_of(self, owner: Owner) -> bytes | None:
+        """Return what an owner has saved last, also if it is still being written: its next turn builds on that.
+
+        What then is not written is taken back with all that came after it.
+        """
+        saving = self.saving.get(owner)
+        return saving[-1].state if saving else self.saved.get(owner)
+
+    def _end_saving(self, save: Save) -> None:
+        left = [other for other in self.saving[save.owner] if other is not save]
+        if left:
+            self.saving[save.owner] = left
+        else:
+            del self.saving[save.owner]
+
+    # Copies in a store
+
+    def enter_stored(self, mailbox: Mailbox, shelf: Shelf, entry: Entry, *, is_shelved: bool) -> None:
+        """Let a copy enter that has been invited, and is on disk now."""
+        is_swept = self._uninvite(mailbox, entry, is_shelved=is_shelved)
+        if mailbox.deleted or is_swept:
+            _leave_out(mailbox, entry, "purged")
+            mailbox.tell_room()
+            return
+        number = self._number_of(mailbox, shelf, entry)
+        if is_shelved and number > shelf.horizon:
+            if entry.number:
+                mailbox.entered += 1
+                shelf.tail += 1
+                if entry.watched:
+                    shelf.awaited[number] = entry
+                self.replenish(mailbox)
+                return
+            if shelf.tail:
+                mailbox.put_behind(entry)
+                self._watch_expiry(mailbox)
+                return
+            shelf.horizon = number
+        if is_shelved and entry.number:  # What was read meanwhile is of lower priority.
+            entry.alone = MARK_ALONE
+            shelf.lone += 1
+        mailbox.put(entry)
+        self._watch_expiry(mailbox)
+
+    def replenish(self, mailbox: Mailbox) -> None:
+        """Read on in a mailbox's tail, if it is time to."""
+        shelf = mailbox.shelf
+        if shelf is not None and shelf.tail and self.journal is not None and shelf.wants(mailbox.at_hand):
+            shelf.is_reading = True
+            self.journal.read(mailbox)
+
+    def load(
+        self,
+        mailbox: Mailbox,
+        rows: Sequence[tuple[Entry, float | None]],
+        now: float,
+        *,
+        through: int,
+        unusable: int,
+        is_last: bool,
+    ) -> None:
+        """Take copies into memory that were read, in order.
+
+        Args:
+            mailbox: whose tail they are of.
+            rows: entries, and until when each waits for its retry (mesh clock seconds), or None.
+            now: mesh clock seconds.
+            through: the number up to which the tail has been read.
+            unusable: how many more were read that cannot be handed to anybody; they stay where they are.
+            is_last: the tail ends with them; if it should be longer, the others were quarantined.
+        """
+        shelf = mailbox.shelf
+        assert shelf is not None
+        shelf.is_reading = False
+        if mailbox.deleted or shelf.discards:
+            shelf.discards = False
+            self.replenish(mailbox)
+            return
+        shelf.tail -= len(rows) + unusable
+        mailbox.entered -= unusable
+        shelf.horizon = max(shelf.horizon, through)
+        if is_last and shelf.tail:
+            mailbox.entered -= shelf.tail
+            shelf.tail = 0
+        for read, due in rows:
+            entry = shelf.awaited.pop(read.number, read)
+            self._let_through(mailbox, shelf, entry.number)
+            shelf.lone += entry.alone & MARK_ALONE
+            if due is not None and due > now:
+                entry.state = State.DELAYED
+                mailbox.delayed += 1
+                self.delayed += 1
+                mailbox.wait_for(entry, self.timers.set(due, Release(mailbox, entry)))
+            else:
+                mailbox.stand(entry)
+        self._let_through(mailbox, shelf, shelf.horizon if shelf.tail else shelf.last)
+        mailbox.refresh()
+        self._watch_expiry(mailbox)
+        self.replenish(mailbox)
+
+    def _let_through(self, mailbox: Mailbox, shelf: Shelf, through: int) -> None:
+        """Let copies into line that are not stored, and that waited for the tail before them to be read up to this number."""
+        while (entry := mailbox.first_behind()) is not None:
+            number = self._number_of(mailbox, shelf, entry)
+            if number > through:
+                return
+            shelf.horizon = max(shelf.horizon, number)
+            mailbox.take_gathered(entry)
+            mailbox.stand(entry)
+
+    def pop(self, mailbox: Mailbox, now: float) -> Entry | Message | None:
+        """Take the next copy out of the line that may be handed out; one that must be marked by itself is marked first."""
+        shelf = mailbox.shelf
+        if shelf is None:
+            return mailbox.pop()
+        if shelf.is_blocked:
+            return None
+        item = mailbox.pop()
+        while isinstance(item, Entry) and item.alone & MARK_ALONE and self.journal is not None:
+            if item.handouts < mailbox.options.max_deliveries:
+                mailbox.put_back(item)
+                shelf.marking = item
+                self.journal.mark(mailbox, item)
+                return None
+            self._end_worn_out(mailbox, item, now)
+            item = None if shelf.is_blocked else mailbox.pop()
+        if isinstance(item, Entry) and is_grave(item, mailbox.options.max_deliveries) and mailbox.leased > 1:
+            mailbox.put_back(item)
+            shelf.solitary = item
+            return None
+        return item
+
+    def _unmark(self, mailbox: Mailbox, entry: Entry) -> None:
+        """Take back the mark of a copy that waits on: what its process dies of meanwhile is not held against it."""
+        if mailbox.shelf is not None and self.journal is not None and entry.state in (State.ASIDE, State.POSTPONED):
+            entry.alone = MARK_ALONE
+            mailbox.shelf.lone += 1
+            self.journal.unmark(entry)
+
+    def end_solitude(self, mailbox: Mailbox, shelf: Shelf, entry: Entry) -> None:
+        """Let a mailbox hand out again, if the copy that nothing was to be in hand with has ended, or its turn has come."""
+        solitary = shelf.solitary
+        if solitary is entry or (solitary is not None and not mailbox.leased):
+            shelf.solitary = None
+            self.unblock(mailbox)
+
+    def _end_worn_out(self, mailbox: Mailbox, entry: Entry, now: float) -> None:
+        """End a copy that has been in the hands of too many processes that died."""
+        commit = Commit()
+        detail = f"handed out {entry.handouts} times without a verdict: its process may have died of it"
+        self._plan_death(commit, mailbox, entry, "delivery_limit", detail, now, State.READY)
+        self._plan_burials(commit, now)
+        self._end_by_itself(commit, mailbox, now)
+
+    def marked(self, mailbox: Mailbox, entry: Entry, *, is_written: bool) -> None:
+        """Take the news that a copy is marked, so that it may be handed out; or that this could not be written."""
+        shelf = mailbox.shelf
+        if is_written:
+            if shelf is not None:
+                shelf.lone -= entry.alone & MARK_ALONE
+            entry.alone = MARKED_ALONE
+        if shelf is not None:
+            shelf.marking = None
+        mailbox.refresh()
+        self.unblock(mailbox)
+
+    @staticmethod
+    def unblock(mailbox: Mailbox) -> None:
+        """Let a mailbox hand out again, if nothing keeps it from that."""
+        mailbox.refresh()
+        if mailbox.has_next:
+            mailbox.tell_ready()
 
     # Handing out
 
@@ -212,6 +431,8 @@ class Ledger:
         now: float,
         lane_of: Callable[[Entry], Any] | None = None,
         gates: Gates | None = None,
+        postpone: Callable[[Entry], bool] | None = None,
+        lodging: Lodging | None = None,
     ) -> Entry | Message | None:
         """Lease the next copy of a mailbox, or return None; expired ones end, those whose lane is busy are set aside.
 
@@ -222,25 +443,82 @@ class Ledger:
             now: mesh clock seconds.
             lane_of: gives a copy's `by=` value; asked once per copy.
             gates: what may hold a copy back, or drop it. One that is leased has started there: `admission.end` ends that.
+            postpone: asked once a copy has its lane; True, if it has postponed it.
+            lodging: gives each lane a tenant before a copy of it is handed out.
 
         Raises:
             UnusableLane: from what `lane_of` or a gate's `by=` raised; the copy is leased and is the caller's to settle.
         """
         try:
             for _ in range(LOOKED_AT):
-                item = mailbox.pop()
+                item = self.pop(mailbox, now)
                 if item is None:
                     return None
                 if isinstance(item, Message):
-                    if lane_of is None and gates is None:
+                    if lane_of is None and gates is None and postpone is None:
                         return item
                     item = mailbox.adopt(item, mailbox.popped - 1, item.timestamp - self.wall_offset)
-                if self.lease(mailbox, item, now, lane_of, gates):
+                if self.lease(mailbox, item, now, lane_of, gates, postpone=postpone, lodging=lodging):
+                    if mailbox.shelf is not None and is_grave(item, mailbox.options.max_deliveries):
+                        mailbox.shelf.solitary = item
                     return item
+                if item.alone == MARKED_ALONE:
+                    self._unmark(mailbox, item)
             return None
         finally:
             mailbox.refresh()
             mailbox.tell_room()
+            if mailbox.shelf is not None:
+                self.replenish(mailbox)
+
+    def take_first(
+        self, mailbox: Mailbox, by: Callable[[Any], Any], accepts: Any, lodging: Lodging | None = None
+    ) -> Entry | None:
+        """Lease the first copy, as `take` does, in the usual case: it is a plain one that never came back.
+
+        None: look for one with `take`; this one is still the first, or its lane is busy and it has been set aside.
+
+        Args:
+            mailbox: where to look.
+            by: gives a body's lane; asked if the body is one of what it
+            accepts: a type, or several.
+            lodging: as `take`.
+
+        Raises:
+            UnusableLane: as `take`.
+        """
+        fresh = mailbox.fresh
+        message = fresh[0] if fresh else None
+        if (
+            mailbox.heap
+            or mailbox.room_wanted
+            or mailbox.shelf is not None
+            or type(message) is not Message
+            or not isinstance(message.body, accepts)
+        ):
+            return None
+        fresh.popleft()
+        place, body, since = mailbox.popped, message.body, message.timestamp - self.wall_offset
+        mailbox.popped = place + 1
+        try:
+            value = by(body)
+            lane = mailbox.lanes.get(value)
+        except BaseException as error:
+            raise UnusableLane(Entry(message, since, place, State.LEASED, body=body)) from error
+        tenant = None if lane is None else lane.tenant
+        if tenant is not None and tenant.is_ready and tenant.holder is None:
+            # As `enter_lane` does. A field that is set later costs as much as all of these together.
+            entry = tenant.holder = Entry(message, since, place, LEASED, 0, 0, False, None, value, body, tenant)
+            tenant.is_resting = False
+            return entry
+        entry = Entry(message, since, place, lane=value, body=body)
+        if tenant is None and lodging is not None:
+            lodging.lodge(value)
+        if not mailbox.enter_lane(entry):
+            mailbox.refresh()
+            return None
+        entry.state = State.LEASED
+        return entry
 
     def lease(
         self,
@@ -249,8 +527,10 @@ class Ledger:
         now: float,
         lane_of: Callable[[Entry], Any] | None = None,
         gates: Gates | None = None,
+        postpone: Callable[[Entry], bool] | None = None,
+        lodging: Lodging | None = None,
     ) -> bool:
-        """Lease a copy that was popped; False if it has expired, was set aside, or was dropped by a gate."""
+        """Lease a copy that was popped; False if it has expired, was set aside or postponed, or was dropped by a gate."""
         if self.has_lapsed(mailbox, entry, now):
             return False
         if lane_of is not None and entry.lane is NO_LANE:
@@ -261,8 +541,20 @@ class Ledger:
                 entry.move(State.LEASED)
                 raise UnusableLane(entry) from error
             entry.lane = lane
+        if lodging is not None:
+            home = mailbox.lanes.get(entry.lane)
+            if home is None or home.tenant is None:
+                lodging.lodge(entry.lane)
         if entry.lane is not NO_LANE and not mailbox.enter_lane(entry):
             return False
+        if postpone is not None:
+            try:
+                is_postponed = postpone(entry)
+            except BaseException as error:
+                entry.move(State.LEASED)
+                raise UnusableLane(entry) from error
+            if is_postponed:
+                return False
         if gates is not None:
             try:
                 admitted = self.admission.admit(mailbox, gates, entry, now)
@@ -272,6 +564,7 @@ class Ledger:
             if not admitted:
                 return False
         elif entry.gated is not None:
+            self.admission.end(mailbox, entry, TurnEnd(), now)
             mailbox.pass_chance(entry)
         entry.move(State.LEASED)
         return True
@@ -281,7 +574,7 @@ class Ledger:
         commit = Commit()
         mailbox.pin(entry)
         commit.changes.append(End(mailbox, entry, "dropped", State.READY))
-        self.apply(commit, now)
+        self._end_by_itself(commit, mailbox, now)
 
     def has_lapsed(self, mailbox: Mailbox, entry: Entry, now: float) -> bool:
         """End a copy that was popped, if it has expired; True if it had."""
@@ -290,274 +583,8 @@ class Ledger:
         commit = Commit()
         self._plan_death(commit, mailbox, entry, "expired", "", now, State.READY)
         self._plan_burials(commit, now)
-        self.apply(commit, now)
+        self._end_by_itself(commit, mailbox, now)
         return True
-
-    # Plans: one per intent
-
-    def ask_all(self, intents: Sequence[Intent]) -> None:
-        """Ask every mailbox that may refuse a copy, before anything changes.
-
-        Raises:
-            MailboxFull: the first one that refuses.
-        """
-        wanted: dict[Mailbox, int] = {}
-        for intent in intents:
-            if not isinstance(intent, Publish) or intent.moved:
-                continue
-            for mailbox in intent.mailboxes:
-                overflow = mailbox.options.overflow
-                if overflow == "reject" or (overflow == "wait" and intent.nowait):
-                    wanted[mailbox] = wanted.get(mailbox, 0) + 1
-                    if not mailbox.has_room(wanted[mailbox]) or (mailbox.room_wanted and intent.nowait):
-                        raise MailboxFull(
-                            f"mailbox {mailbox.name!r} is full ({mailbox.ready} of {mailbox.options.capacity} ready, "
-                            f"overflow={overflow!r}): no mailbox took a copy; publish again later, give it more capacity, "
-                            "or handle its messages faster",
-                            message=intent.message,
-                            mailbox=mailbox.name,
-                        )
-
-    def _plan_publish(self, commit: Commit, intent: Publish, now: float) -> None:
-        dropped = 0
-        for mailbox in intent.mailboxes:
-            entry = intent.make_entry(intent.message) if intent.make_entry is not None else None
-            dropped += not self._plan_entering(commit, mailbox, intent.message, now, entry)
-        commit.counts.append((len(intent.mailboxes) - dropped, dropped))
-
-    def _plan_entering(
-        self, commit: Commit, mailbox: Mailbox, message: Message, now: float, entry: Entry | None = None
-    ) -> bool:
-        """Plan one copy; False if the mailbox leaves it out."""
-        overflow = mailbox.options.overflow
-        is_full = overflow in ("drop_newest", "drop_oldest") and not mailbox.has_room_for_dropping()
-        if is_full and (overflow == "drop_newest" or not self._plan_eviction(commit, mailbox, message, now)):
-            commit.changes.append(self._leaving_out(commit, mailbox, message, entry, now))
-            return False
-        if entry is None and mailbox.needs_entry(message):
-            entry = Entry(message, now)
-        mailbox.arriving += 1
-        mailbox.refresh()
-        if overflow == "drop_oldest":
-            entering = commit.entering.setdefault(mailbox, [])
-            heapq.heappush(entering, (mailbox.rank_of(message), len(commit.changes)))
-        commit.changes.append(Enter(mailbox, message if entry is None else entry))
-        return True
-
-    def _plan_eviction(self, commit: Commit, mailbox: Mailbox, newcomer: Message, now: float) -> bool:
-        """Drop what would be handed out next; False when that is the newcomer itself.
-
-        Next is what is first in line or enters with this very commit; what is set aside for its lane is dropped when there
-        is neither. What another prepared commit brings cannot be dropped: then the mailbox is over capacity.
-        """
-        entering = commit.entering.get(mailbox)
-        victim = mailbox.pop()
-        if isinstance(victim, Message):
-            victim = mailbox.adopt(victim, mailbox.popped - 1, victim.timestamp - self.wall_offset)
-        if entering and (victim is None or entering[0][0] < mailbox.rank_of(victim.message)):
-            if victim is not None:
-                mailbox.put_back(victim)
-            if mailbox.rank_of(newcomer) < entering[0][0]:
-                return False
-            self._uninvite(commit, mailbox, heapq.heappop(entering)[1], now)
-            return True
-        if victim is not None and mailbox.rank_of(newcomer) < mailbox.rank_of(victim.message):
-            mailbox.put_back(victim)
-            return False
-        victim = victim or mailbox.pop_last_resort()
-        if victim is None:
-            return True
-        if mailbox is self.dead_letters:
-            mailbox.pin(victim)
-            commit.changes.append(End(mailbox, victim, "dropped", State.READY))
-            commit.notes.append(Note("evicted", mailbox.name, victim.message))
-        else:
-            # One whose time is over would not be handed out: it ends by that.
-            reason = "expired" if victim.expires is not None and victim.expires <= now else "maxlen"
-            self._plan_death(commit, mailbox, victim, reason, "", now, State.READY)
-        return True
-
-    def _uninvite(self, commit: Commit, mailbox: Mailbox, number: int, now: float) -> None:
-        """Leave out a copy that was to enter with this commit."""
-        change = commit.changes[number]
-        assert isinstance(change, Enter)
-        item = change.item
-        entry, message = (item, item.message) if isinstance(item, Entry) else (None, item)
-        mailbox.arriving -= 1
-        commit.changes[number] = self._leaving_out(commit, mailbox, message, entry, now)
-        if mailbox is self.dead_letters:
-            commit.notes.append(Note("evicted", mailbox.name, message))
-
-    def _leaving_out(self, commit: Commit, mailbox: Mailbox, message: Message, entry: Entry | None, now: float) -> LeaveOut:
-        item = message if entry is None else entry
-        if mailbox.options.dead_letter_name is None or (entry is not None and entry.asked):
-            return LeaveOut(mailbox, item, "dropped")
-        self._plan_burial(commit, mailbox, message, "maxlen", "", now)
-        return LeaveOut(mailbox, item, "dead", "maxlen")
-
-    def _plan_settle(self, commit: Commit, intent: Settle, now: float) -> None:
-        mailbox, item, verdict = intent.mailbox, intent.item, intent.verdict
-        if isinstance(item, Message):
-            commit.changes.append(EndPlain(mailbox, item))
-            return
-        match verdict:
-            case Ack():
-                item.move(State.SETTLING)
-                commit.changes.append(End(mailbox, item, "acked", State.LEASED))
-            case Gone():
-                item.move(State.SETTLING)
-                commit.changes.append(End(mailbox, item, "withdrawn", State.LEASED))
-            case Superseded():
-                item.move(State.SETTLING)
-                commit.changes.append(End(mailbox, item, "dropped", State.LEASED))
-            case Dead(reason, detail):
-                self._plan_death(commit, mailbox, item, reason, detail, now, State.LEASED)
-            case Back(delay, counted):
-                handouts = item.handouts + (counted == "handout")
-                failures = item.failures + (counted == "failure")
-                if handouts >= mailbox.options.max_deliveries:
-                    detail = f"handed out {handouts} times without a verdict"
-                    self._plan_death(commit, mailbox, item, "delivery_limit", detail, now, State.LEASED)
-                elif delay > 0 and not mailbox.deleted:
-                    item.move(State.SETTLING)
-                    commit.changes.append(Delay(mailbox, item, now + delay, failures, handouts, delay))
-                else:
-                    self._plan_return(commit, mailbox, item, now, State.LEASED, failures, handouts)
-
-    def _plan_return(
-        self, commit: Commit, mailbox: Mailbox, entry: Entry, now: float, was: State, failures: int, handouts: int
-    ) -> None:
-        if mailbox.deleted:
-            entry.move(State.SETTLING)
-            commit.changes.append(End(mailbox, entry, "purged", was))
-        elif entry.expires is not None and entry.expires <= now:
-            self._plan_death(commit, mailbox, entry, "expired", "", now, was)
-        else:
-            entry.move(State.SETTLING)
-            commit.changes.append(Return(mailbox, entry, was, failures, handouts))
-
-    def _plan_release(self, commit: Commit, intent: Release, now: float) -> None:
-        entry = intent.entry
-        if entry.state is State.DELAYED:
-            self._plan_return(commit, intent.mailbox, entry, now, State.DELAYED, entry.failures, entry.handouts)
-
-    def _plan_withdraw(self, commit: Commit, intent: Withdraw, now: float) -> None:
-        entry, mailbox = intent.entry, intent.mailbox
-        if entry.state is State.DELAYED:
-            entry.move(State.SETTLING)
-            commit.changes.append(End(mailbox, entry, "withdrawn", State.DELAYED))
-        elif entry.state in (State.READY, State.ASIDE) and entry.queued:  # otherwise it is still to enter
-            mailbox.pin(entry)
-            commit.changes.append(End(mailbox, entry, "withdrawn", State.READY))
-
-    def _plan_supersede(self, commit: Commit, intent: Supersede, now: float) -> None:
-        entry, mailbox = intent.entry, intent.mailbox
-        if entry.state is State.DELAYED:
-            entry.move(State.SETTLING)
-            commit.changes.append(End(mailbox, entry, "dropped", State.DELAYED))
-        elif entry.state in (State.READY, State.ASIDE):
-            mailbox.pin(entry)
-            commit.changes.append(End(mailbox, entry, "dropped", State.READY))
-
-    def _plan_expire(self, commit: Commit, intent: Expire, now: float) -> None:
-        mailbox = intent.mailbox
-        mailbox.expiry = None
-        for entry in mailbox.expired_by(now, LOOKED_AT):
-            self._plan_death(commit, mailbox, entry, "expired", "", now, State.READY)
-        self._watch_expiry(mailbox)
-
-    def _plan_purge(self, commit: Commit, intent: Purge, now: float) -> None:
-        mailbox = intent.mailbox
-        for entry in mailbox.clear(self.wall_offset) if intent.only is None else intent.only:
-            if entry.state in (State.READY, State.ASIDE):
-                mailbox.pin(entry)
-                commit.changes.append(End(mailbox, entry, "purged", State.READY))
-        if intent.delayed:
-            for entry in mailbox.retries:
-                if entry.state is State.DELAYED:
-                    entry.move(State.SETTLING)
-                    commit.changes.append(End(mailbox, entry, "purged", State.DELAYED))
-        mailbox.refresh()
-
-    def _plan_replay(self, commit: Commit, intent: Replay, now: float) -> None:
-        entry = intent.entry
-        if entry.state is State.READY and entry.queued:  # otherwise it has been replayed, purged or dropped meanwhile
-            self.dead_letters.pin(entry)
-            commit.changes.append(End(self.dead_letters, entry, "acked", State.READY))
-            self._plan_entering(commit, intent.mailbox, entry.message, now, Entry(entry.message, now))
-
-    def _plan_due(self, commit: Commit, intent: PublishDue, now: float) -> None:
-        exchange, message = intent.exchange, intent.message
-        mailboxes = () if exchange is None else self.router.route(exchange, message.key, message.properties.headers)
-        if not mailboxes:
-            commit.notes.append(Note("unroutable", message.exchange, message))
-        if intent.ttl is not None:
-            message = message.with_properties(expires=now + intent.ttl)
-        # Stamped anew: its copies are as old as their entering.
-        late = replace(message, timestamp=now + self.wall_offset)
-        self._plan_publish(commit, Publish(late, mailboxes, moved=True), now)
-
-    def intent_of(self, timer: Timer) -> Intent:
-        """Return what is to be committed when this timer is due: its action, or a publish of the message that it defers."""
-        action: Any = timer.action
-        if isinstance(action, Message):
-            return PublishDue(self.router.find_exchange(action.exchange), action, action.properties.ttl)
-        return action
-
-    def _plan_defer(self, commit: Commit, intent: Defer, now: float) -> None:
-        commit.changes.append(SetTimer(intent))
-
-    def _plan_save(self, commit: Commit, intent: Save, now: float) -> None:
-        commit.changes.append(intent)
-
-    # Deaths
-
-    def _plan_death(
-        self, commit: Commit, mailbox: Mailbox, entry: Entry, reason: DeathReason, detail: str, now: float, was: State
-    ) -> None:
-        if was is State.READY:
-            mailbox.pin(entry)
-        else:
-            entry.move(State.SETTLING)
-        if entry.asked:
-            outcome = "expired" if reason == "expired" else "dropped" if reason == "maxlen" else "acked"
-            commit.changes.append(End(mailbox, entry, outcome, was))
-        elif reason not in RESTING and mailbox.options.dead_letter_name is None:
-            outcome = "expired" if reason == "expired" else "dropped"
-            commit.changes.append(End(mailbox, entry, outcome, was))
-        else:
-            commit.changes.append(End(mailbox, entry, "dead", was, reason, detail))
-            self._plan_burial(commit, mailbox, entry.message, reason, detail, now)
-
-    def _plan_burial(
-        self, commit: Commit, mailbox: Mailbox, message: Message, reason: DeathReason, detail: str, now: float
-    ) -> None:
-        wall = now + self.wall_offset
-        name = mailbox.options.dead_letter_name
-        exchange = None if name is None else self.router.find_exchange(name)
-        if name is not None and exchange is not None:
-            key = mailbox.options.dead_letter_key
-            key = message.key if key is None else key
-            dead = bury(message, mailbox.name, reason, wall=wall, detail=detail, exchange=name, key=key)
-            targets: list[Mailbox] = []
-            for target in self.router.route(exchange, key, message.properties.headers):
-                if closes_cycle(dead.deaths, target.name):
-                    commit.notes.append(Note("cut", target.name, dead))
-                else:
-                    targets.append(target)
-            commit.burials.extend((target, dead) for target in targets)
-            if targets:
-                return
-        dead = bury(message, mailbox.name, reason, wall=wall, detail=detail, exchange=message.exchange, key=message.key)
-        commit.notes.append(Note("buried", mailbox.name, dead))
-        commit.burials.append((self.dead_letters, dead))
-
-    def _plan_burials(self, commit: Commit, now: float) -> None:
-        # A loop, not a recursion: a burial may evict a copy, whose burial may evict another.
-        while commit.burials:
-            mailbox, message = commit.burials.popleft()
-            # An entry for each, which knows when it entered: the message is older.
-            self._plan_entering(commit, mailbox, message, now, Entry(message, now))
 
     # Timers
 
@@ -569,15 +596,6 @@ class Ledger:
             if timer is not None:
                 self.timers.cancel(timer)
 
-    def _watch_expiry(self, mailbox: Mailbox) -> None:
-        if not mailbox.deadlines:
-            return
-        due = mailbox.deadlines[0][0]
-        if mailbox.expiry is None or due < mailbox.expiry.due:
-            if mailbox.expiry is not None:
-                self.timers.cancel(mailbox.expiry)
-            mailbox.expiry = self.timers.set(due, Expire(mailbox))
-
 
 def _leave_out(mailbox: Mailbox, entry: Entry | None, outcome: Outcome) -> None:
     """Count a copy that enters and ends in one."""
@@ -586,3 +604,10 @@ def _leave_out(mailbox: Mailbox, entry: Entry | None, outcome: Outcome) -> None:
     if entry is not None:
         entry.state = State.ENDED
         entry.ended(outcome)
+
+
+def _marked_as(entry: Entry, was: State, failures: int, handouts: int) -> int:
+    """Return how a stored copy that is ready again is marked: what is counted is written with a mark of its own."""
+    if was is State.DELAYED:
+        return MARK_ALONE
+    return MARKED_ALONE if (failures, handouts) != (entry.failures, entry.handouts) else entry.alone

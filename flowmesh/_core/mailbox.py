@@ -22,12 +22,14 @@ from typing import Final, cast
 from flowmesh._core.aside import NO_ENTRIES, NO_LANES, NO_RETRIES, NOTHING_HELD, Aside, forget_stale
 from flowmesh._core.entry import NO_LANE, Entry, Outcome, State
 from flowmesh._core.numbers import MailboxStatistics
+from flowmesh._core.shelf import MARK_ALONE, WINDOW, Shelf
 from flowmesh._core.timers import Timer
 from flowmesh.message import Message
 from flowmesh.policies import MailboxOptions
 
 __all__ = ["EMPTY", "Mailbox"]
 
+ASIDE_IN_MEMORY: Final = 8 * WINDOW
 EMPTY: Final = cast("deque[Message | Entry]", ())
 """What an idle mailbox has for a deque: it can be asked, but takes nothing."""
 
@@ -60,6 +62,7 @@ class Mailbox(Aside):
         "purged",
         "retries",
         "room_wanted",
+        "shelf",
         "tracked",
         "watched",
         "withdrawn",
@@ -83,6 +86,7 @@ class Mailbox(Aside):
         self.deadlines: list[tuple[float, int, Entry]] = NO_ENTRIES
         self.watched = 0  # a serial that keeps equal deadlines in order
         self.expiry: Timer | None = None
+        self.shelf: Shelf | None = None  # its part in the store, if it is durable
         self.ghosts = 0  # entries in deque or heap that are not READY
         self.aside = 0
         self.held = NOTHING_HELD  # those of them that a gate holds
@@ -103,8 +107,17 @@ class Mailbox(Aside):
 
     @property
     def ready(self) -> int:
-        """Copies that are ready, those set aside for their lane included."""
-        return len(self.fresh) + len(self.heap) + self.aside + self.pinned - self.ghosts
+        """Copies that are ready, those set aside for their lane and those on disk included."""
+        in_memory = len(self.fresh) + len(self.heap) + self.aside + self.pinned - self.ghosts
+        return in_memory if self.shelf is None else in_memory + self.shelf.tail
+
+    @property
+    def at_hand(self) -> int:
+        """Ready copies in memory, as its shelf counts them.
+
+        Those set aside count only when they are many: one busy lane must not keep the others' copies on disk.
+        """
+        return len(self.fresh) + len(self.heap) - self.ghosts + max(0, self.aside - ASIDE_IN_MEMORY)
 
     @property
     def leased(self) -> int:
@@ -115,7 +128,7 @@ class Mailbox(Aside):
     @property
     def has_next(self) -> bool:
         """There may be a copy to hand out: look. False only if there is none."""
-        return bool(self.fresh or self.heap)
+        return bool(self.fresh or self.heap) and (self.shelf is None or not self.shelf.is_blocked)
 
     def has_room(self, copies: int = 1) -> bool:
         """That many more copies fit in, those of prepared commits counted."""
@@ -200,23 +213,28 @@ class Mailbox(Aside):
     def needs_entry(self, message: Message) -> bool:
         """A copy of this message cannot stand here as a plain Message."""
         options = self.options
-        return self.tracked or options.priorities or options.ttl is not None or message.properties.expires is not None
+        return (
+            self.tracked
+            or self.shelf is not None
+            or options.priorities
+            or options.ttl is not None
+            or message.properties.expires is not None
+        )
 
     def put(self, item: Message | Entry) -> None:
         """Let a copy in, over capacity if need be: room was the business of whoever prepared it."""
         self.entered += 1
+        self.stand(item)
+
+    def stand(self, item: Message | Entry) -> None:
+        """Let a copy that has entered, or was read back, stand in line."""
         if isinstance(item, Entry):
-            ttl = self.options.ttl
-            expires = item.message.properties.expires
-            if ttl is not None:
-                expires = item.since + ttl if expires is None else min(expires, item.since + ttl)
-            item.expires = expires
+            self._limit(item)
             item.queued = True
-            if expires is not None:
-                self._watch(item, expires)
             if self.options.priorities:
-                item.place = self.places
-                self.places += 1
+                if self.shelf is None:
+                    item.place = self.places
+                    self.places += 1
                 self._push((-item.message.properties.priority, item.place, item))
             else:
                 self._append(item)
@@ -224,6 +242,30 @@ class Mailbox(Aside):
             self._append(item)
         self.refresh()
         self.tell_ready()
+
+    def put_behind(self, entry: Entry) -> None:
+        """Let a copy in that is not stored, and set it aside: it comes after copies that lie on disk."""
+        self.entered += 1
+        self._limit(entry)
+        self._put_aside(entry, self._lane(NO_LANE))
+        self.refresh()
+
+    def first_behind(self) -> Entry | None:
+        """Return the first copy that is set aside so; `take_gathered` takes it."""
+        entry = self.first_gathered(NO_LANE)
+        if entry is None:
+            self.forget_lane(NO_LANE)
+        return entry
+
+    def _limit(self, entry: Entry) -> None:
+        """Say until when a copy that enters may be handed out, and watch that."""
+        ttl = self.options.ttl
+        expires = entry.message.properties.expires
+        if ttl is not None:
+            expires = entry.since + ttl if expires is None else min(expires, entry.since + ttl)
+        entry.expires = expires
+        if expires is not None:
+            self._watch(entry, expires)
 
     def _append(self, item: Message | Entry) -> None:
         if self.fresh is EMPTY:
@@ -287,7 +329,8 @@ class Mailbox(Aside):
                 if isinstance(item, Message):
                     return item
                 entry = item
-                entry.place = place
+                if self.shelf is None:
+                    entry.place = place
             else:
                 return None
             entry.queued = False
@@ -335,6 +378,8 @@ class Mailbox(Aside):
             self.pinned -= 1
         entry.move(State.ENDED)
         self.count(outcome)
+        if self.shelf is not None:
+            self.shelf.lone -= entry.alone & MARK_ALONE
         if entry.queued:
             entry.queued = False
             self._forget_ended()
@@ -365,6 +410,19 @@ class Mailbox(Aside):
             heapq.heapify(self.heap)
         self.ghosts -= before - len(self.fresh) - len(self.heap)
 
+    def unload(self) -> list[Message | Entry]:
+        """Take out everything that stands here or is delayed, uncounted: it is to be read from a store, or to enter anew."""
+        items: list[Message | Entry] = []
+        while (item := self.pop()) is not None:
+            items.append(item)
+        items += [*self._set_aside(), *self.retries]
+        self.fresh, self.heap, self.lanes, self.held = EMPTY, NO_ENTRIES, NO_LANES, NOTHING_HELD
+        self.last_resort, self.deadlines, self.retries = NO_ENTRIES, NO_ENTRIES, NO_RETRIES
+        self.ghosts = self.aside = self.pinned = self.arriving = self.delayed = 0
+        self.entered = self.acked + self.dead + self.expired + self.dropped + self.withdrawn + self.purged
+        self.refresh()
+        return items
+
     def clear(self, wall_offset: float) -> list[Entry]:
         """Take every ready copy out of the line; the caller pins them, to end them or put them back."""
         entries: list[Entry] = []
@@ -378,7 +436,8 @@ class Mailbox(Aside):
             if gatherer is not None:
                 gatherer.left(entry)
         if self.lanes:
-            self.lanes = {value: lane for value, lane in self.lanes.items() if lane.holder is not None}
+            lanes = self.lanes.items()
+            self.lanes = {value: lane for value, lane in lanes if lane.holder is not None or lane.tenant is not None}
         for waiting in (*self.lanes.values(), *self.held.values()):
             waiting.waiting.clear()
             waiting.live = 0
@@ -403,8 +462,15 @@ class Mailbox(Aside):
 
     def refresh(self) -> None:
         """Set `limit` and `careful` from the state; called after everything that they depend on."""
-        options = self.options
+        options, shelf = self.options, self.shelf
         simple = not (options.priorities or self.room_wanted)
+        if shelf is not None:
+            self.limit = -1
+            used = len(self.heap) + self.aside + self.pinned
+            is_quick = self.is_open and simple and options.ttl is None and not (self.tracked or self.deleted)
+            shelf.set_quick(options.capacity - used if is_quick else -1)
+            self.careful = not simple or bool(self.heap) or shelf.lone > 0 or shelf.is_blocked
+            return
         if self.is_open and simple and options.ttl is None and not (self.tracked or self.deleted or self.arriving):
             used = len(self.heap) + self.aside + self.pinned
             # The very same int for all: one object less to fetch from memory (see Front).

@@ -8,7 +8,7 @@ clock that the rule is about, the monotonic one for a plain interval, the wall c
 import bisect
 import datetime
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal, Protocol
 
 from msgspec import Struct
@@ -60,24 +60,25 @@ class Interval(Struct, frozen=True):
 
     def after(self, moment: float) -> float:
         """Return its first due time after `moment`."""
-        return self._due(self._number(moment) + 1)
+        return self.due(self.number(moment) + 1)
 
     def latest(self, since: float, until: float) -> tuple[list[float], int]:
         """Return its due times in (since, until], the last LOOKED_BACK of them, and how many there are."""
-        last = self._number(until)
-        count = last - self._number(since)
-        return [self._due(number) for number in range(last - min(count, LOOKED_BACK) + 1, last + 1)], count
+        last = self.number(until)
+        count = last - self.number(since)
+        return [self.due(number) for number in range(last - min(count, LOOKED_BACK) + 1, last + 1)], count
 
-    def _due(self, number: int) -> float:
+    def due(self, number: int) -> float:
+        """Return one of its due times."""
         return self.anchor + number * self.seconds
 
-    def _number(self, moment: float) -> int:
+    def number(self, moment: float) -> int:
         """Return the number of the last due time up to `moment`, or the one before the first."""
         number = math.floor((moment - self.anchor) / self.seconds)
         # The division may round over a whole number, in either direction.
-        if self._due(number + 1) <= moment:
+        if self.due(number + 1) <= moment:
             number += 1
-        elif self._due(number) > moment:
+        elif self.due(number) > moment:
             number -= 1
         return max(number, self.first - 1)
 
@@ -110,7 +111,7 @@ class Course:
     """
 
     def __init__(self, rule: Rule, catchup: Catchup, within: float | None, now: float) -> None:
-        self._rule = rule
+        self.rule = rule
         self._catchup: Catchup = catchup
         self._within = PUNCTUAL if catchup == "none" else math.inf if within is None else within
         self._lived: list[tuple[float, float]] = [(now, now)]
@@ -118,10 +119,10 @@ class Course:
 
     def next(self, now: float) -> float | None:
         """Return the first due time after `now` that has not been dealt with."""
-        due = self._rule.after(now)
+        due = self.rule.after(now)
         for start, end in self._lived:
             if due is not None and start < due <= end:
-                due = self._rule.after(end)
+                due = self.rule.after(end)
         return due
 
     def arrive(self, now: float, *, late: float = 0.0) -> Arrival:
@@ -133,8 +134,7 @@ class Course:
         """
         ahead = list(self._not_lived(now))
         found = [self._latest(since, until) for since, until in ahead]
-        dues = [due for several, _, _ in found for due in several]
-        chosen = [due for due in (dues if self._catchup == "all" else dues[-1:]) if now - due <= self._within + late]
+        chosen = self.choose([due for several, _, _ in found for due in several], now, late=late)
         missed = sum(count for _, count, _ in found) - len(chosen)
         if not missed:
             self._live(now)
@@ -142,6 +142,33 @@ class Course:
             # What was missed has not been lived, should the clock be set back to it.
             self._leap(math.nextafter(chosen[0], -math.inf) if chosen else now, now)
         return Arrival(tuple(chosen), missed, any(is_cut for _, _, is_cut in found))
+
+    def choose(self, dues: list[float], now: float, *, late: float = 0.0) -> list[float]:
+        """Return which of these are made up for."""
+        return self.in_time(dues if self._catchup == "all" else dues[-1:], now, late=late)
+
+    def in_time(self, dues: list[float], now: float, *, late: float = 0.0) -> list[float]:
+        """Return which of these are not too old to be made."""
+        return [due for due in dues if now - due <= self._within + late]
+
+    def stand(self, lived: Sequence[tuple[float, float]], here: int) -> None:
+        """Go on where another course of this rule had come to."""
+        self._lived, self._here = list(lived), here
+
+    @property
+    def lived(self) -> tuple[tuple[float, float], ...]:
+        """The stretches whose due times have been dealt with."""
+        return tuple(self._lived)
+
+    @property
+    def here(self) -> int:
+        """Which of them it goes on from."""
+        return self._here
+
+    @property
+    def end(self) -> float:
+        """Where it has come to."""
+        return self._lived[self._here][1]
 
     def pass_over(self, now: float) -> None:
         """Deal with every due time up to `now` by leaving it out."""
@@ -198,7 +225,7 @@ class Course:
 
     def _latest(self, since: float, until: float) -> tuple[list[float], int, bool]:
         """Return the last LOOKED_BACK due times in (since, until], how many there are, and whether that is only a part."""
-        rule = self._rule
+        rule = self.rule
         if isinstance(rule, Interval):
             return (*rule.latest(since, until), False)
         # Usually there is one; after a long absence, look back over longer and longer stretches.
@@ -244,6 +271,11 @@ class Plan(Struct, frozen=True):
         With `fixed_delay`, each end of a fire is such a start: then `wall` is infinite, so that `start` has passed.
         """
         return Course(self._rule_from(now, wall), self.catchup, self.within, now)
+
+    def course_at(self, due: float) -> Course:
+        """Return the course of a schedule whose next due time is this one."""
+        assert isinstance(self.rule, Interval)
+        return Course(replace(self.rule, anchor=due, first=0), self.catchup, self.within, math.nextafter(due, -math.inf))
 
     def _rule_from(self, now: float, wall: float) -> Rule:
         rule, start = self.rule, self.start

@@ -1,124 +1,59 @@
 """Timers: what shall happen when, in the order of due times, equal ones in the order they were set.
 
-One wheel for each clock, the monotonic one for delays and the wall clock for absolute times.  A wheel is a dict from ticks of
-1 ms to the timers that are due by then, with a heap of the ticks: so the heap is touched once per tick, not once per timer.  A
-due time is rounded up to its tick: a timer is never early, and up to a tick late.  set, cancel and move are O(1), but for the
-first timer of a tick, O(log ticks); a cancelled timer is let go at once.  Due timers leave the wheel tick by tick: those of one
-tick are sorted when it has come, and stand in `_line` until they are taken out.
+One wheel for each clock, the monotonic one for delays and the wall clock for absolute times.  A due time is rounded up to its
+tick of 1 ms: a timer is never early, and up to a tick late.  set, cancel and move are as cheap as the wheel's own steps; a
+cancelled timer is let go at once.  Due timers leave the wheel tick by tick: those of one tick are sorted when it has come, and
+stand in `_line` until they are taken out.
 
-What a timer does is the business of whoever set it: `action` is only carried.
+What a timer does is the business of whoever set it: `action` is only carried.  A deferred message may be its own timer (see the
+wheel); it gets one as soon as somebody asks which timers there are.
 """
 
-import heapq
 import itertools
 from bisect import insort
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from math import ceil
 from operator import attrgetter
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from msgspec import Struct
+from flowmesh._core.wheel import (
+    NEVER,
+    ROUNDING,
+    TICKS_PER_SECOND,
+    Deferral,
+    Item,
+    Timer,
+    Wheel,
+    due_of,
+    order_of,
+    sort_by_due,
+    tick_of,
+    timer_of,
+)
+from flowmesh.message import Message
 
-__all__ = ["NEVER", "TICKS_PER_SECOND", "Timer", "Timers", "tick_of"]
+__all__ = ["NEVER", "TICKS_PER_SECOND", "Item", "Timer", "Timers", "tick_of"]
 
-TICKS_PER_SECOND: Final = 1000
-ROUNDING: Final = 0.001
-"""In ticks: what adding and subtracting seconds may lose. A timer this close to its tick is due."""
-_ROUND_UP: Final = 1 - ROUNDING
-NEVER: Final = 1 << 62
-"""The tick of a timer that is set for an infinite time."""
-
-
-class Timer(Struct, eq=False):
-    """One deferred action. `due`: seconds on the wall clock if `on_wall`, otherwise on the mesh's monotonic clock.
-
-    `id` is for life; `order` is its turn among timers with the same due time, new when it is moved. `tick`: None unless set.
-
-    The garbage collector does not look at one whose action it does not track, as a Message: a million of them cost it nothing.
-    """
-
-    due: float
-    id: int
-    order: int
-    tick: int | None
-    action: Any
-    on_wall: bool = False
-
-    @property
-    def is_set(self) -> bool:
-        """It has neither fired nor been cancelled."""
-        return self.tick is not None
-
-
-_Bucket = dict[Timer, None]
-_due_of, _order_of = attrgetter("due"), attrgetter("order")
-
-
-def tick_of(due: float) -> int:
-    """Return the tick by which a timer with this due time is due."""
-    try:
-        return int(due * TICKS_PER_SECOND + _ROUND_UP)
-    except OverflowError:
-        return NEVER
-
-
-class _Wheel:
-    """The timers of one clock. Invariant: `ticks` is a heap of the keys of `buckets` and of `stale` others.
-
-    A bucket is a timer, or a dict of at least one: most ticks have one timer only, and a dict costs more than the timer.
-    """
-
-    __slots__ = ("buckets", "stale", "ticks")
-
-    def __init__(self) -> None:
-        self.buckets: dict[int, Timer | _Bucket] = {}
-        self.ticks: list[int] = []
-        self.stale = 0
-
-    def __iter__(self) -> Iterator[Timer]:
-        for bucket in self.buckets.values():
-            if isinstance(bucket, Timer):
-                yield bucket
-            else:
-                yield from bucket
-
-    def first(self) -> int | None:
-        """Return the first tick that has a timer."""
-        while self.ticks:
-            if self.ticks[0] in self.buckets:
-                return self.ticks[0]
-            heapq.heappop(self.ticks)
-            self.stale -= 1
-        return None
-
-    def open(self) -> Iterable[Timer]:
-        """Take out the timers of the first tick, in the order in which they were set."""
-        bucket = self.buckets.pop(heapq.heappop(self.ticks))
-        return (bucket,) if isinstance(bucket, Timer) else bucket
-
-    def close(self, tick: int) -> None:
-        """Forget a tick that has no timer any more."""
-        del self.buckets[tick]
-        self.stale += 1
-        if self.stale > 64 and self.stale * 2 > len(self.ticks):
-            self.ticks = list(self.buckets)
-            heapq.heapify(self.ticks)
-            self.stale = 0
+LINE: Final = 256
+"""Timers that stand in line before it is long enough: no more ticks are opened then."""
+_order_of = attrgetter("order")
 
 
 class Timers:
     """All timers of one mesh. Invariant: each set timer is in one wheel, in the line of those that are due, or held.
 
     `on_early` is called when a timer is set that is due by a tick before `horizon` (monotonic) or `wall_horizon`: before
-    whoever waits for the next one would look again.
+    whoever waits for the next one would look again. `numbers` are the ids to come; a mesh takes those of its messages from
+    here too.
     """
 
     def __init__(self) -> None:
         self.horizon = self.wall_horizon = -NEVER
         self.on_early: Callable[[], None] | None = None
-        self._numbers = itertools.count(1)
-        self._monotonic = _Wheel()
-        self._wall = _Wheel()
-        self._line: list[Timer] = []  # due, the next one last; a cancelled one stays until it is looked at
+        self.numbers = itertools.count(1)
+        self._monotonic = Wheel()
+        self._wall = Wheel()
+        self._line: list[Item] = []  # due, the next one last; a cancelled one stays until it is looked at
         self._bases = (0.0, 0.0)  # what the two clocks said when the line was opened
         self._held: dict[Timer, None] = {}
         self._by_id: dict[int, Timer] | None = None  # made when somebody first asks
@@ -131,30 +66,60 @@ class Timers:
         yield from self._monotonic
         yield from self._wall
         yield from self._held
-        for timer in self._line:
-            if timer.tick is not None:
+        for index, item in enumerate(self._line):
+            timer = timer_of(item, 0) if isinstance(item, Message) else item
+            self._line[index] = timer
+            if timer.place is not None:
                 yield timer
 
     # Setting
 
-    def set(self, due: float, action: Any, *, on_wall: bool = False) -> Timer:
-        """Set a timer for `due`; a due time in the past is due now."""
+    def give_number(self) -> int:
+        """Return the id for a timer that will be set."""
+        return next(self.numbers)
+
+    def begin_after(self, number: int) -> None:
+        """Give no id up to this one any more: they are a store's."""
+        self.numbers = itertools.count(max(number + 1, next(self.numbers)))
+
+    def defer(self, message: Message) -> None:
+        """Let a message that nobody knows yet be its own timer: due at its timestamp (monotonic), with its serial as the id.
+
+        It must be the newest of `numbers`. The timestamp is whoever's who takes it out again.
+        """
         try:
-            tick = int(due * 1000 + 0.999)  # tick_of, without its frame
+            tick = ceil(message.timestamp * 1000 - 0.001)  # tick_of, without its frame
         except OverflowError:
             tick = NEVER
-        number = next(self._numbers)
-        timer = Timer(due, number, number, tick, action, on_wall)
-        wheel = self._wall if on_wall else self._monotonic
-        buckets = wheel.buckets
-        bucket = buckets.get(tick)
-        if bucket is None:
-            buckets[tick] = timer
-            heapq.heappush(wheel.ticks, tick)
-        elif type(bucket) is dict:
-            bucket[timer] = None
+        bucket = self._monotonic.buckets.get(tick)
+        if type(bucket) is list and self._by_id is None:
+            bucket.append(message)
+        elif self._by_id is not None:
+            timer = timer_of(message)
+            self._by_id[timer.id] = timer
+            self._monotonic.add(timer, tick)
         else:
-            buckets[tick] = {cast("Timer", bucket): None, timer: None}
+            self._monotonic.add(message, tick)
+        if tick < self.horizon and self.on_early is not None:
+            self.on_early()
+
+    def set(self, due: float, action: Any, *, on_wall: bool = False, number: int | None = None) -> Timer:
+        """Set a timer for `due`; a due time in the past is due now. `number`: its id, if it was given one before."""
+        try:
+            tick = ceil(due * 1000 - 0.001)  # tick_of, without its frame
+        except OverflowError:
+            tick = NEVER
+        if number is None:
+            number = next(self.numbers)
+        wheel = self._wall if on_wall else self._monotonic
+        kind = Deferral if type(action) is Message else Timer
+        bucket = wheel.buckets.get(tick)
+        if type(bucket) is list:
+            timer = kind(due, number, number, len(bucket), action, on_wall)
+            bucket.append(timer)
+        else:
+            timer = kind(due, number, number, 0, action, on_wall)
+            wheel.add(timer, tick)
         if self._by_id is not None:
             self._by_id[number] = timer
         if tick < (self.wall_horizon if on_wall else self.horizon) and self.on_early is not None:
@@ -163,19 +128,12 @@ class Timers:
 
     def cancel(self, timer: Timer) -> bool:
         """Cancel it; False if it has fired or was cancelled before."""
-        tick = timer.tick
-        if tick is None:
+        place = timer.place
+        if place is None:
             return False
-        timer.tick = timer.action = None
+        timer.place = timer.action = None
         wheel = self._wall if timer.on_wall else self._monotonic
-        bucket = wheel.buckets.get(tick)
-        if bucket is timer:
-            wheel.close(tick)
-        elif type(bucket) is dict and timer in bucket:
-            del bucket[timer]
-            if not bucket:
-                wheel.close(tick)
-        else:
+        if not wheel.remove(timer, place):
             self._held.pop(timer, None)
         if self._by_id is not None:
             del self._by_id[timer.id]
@@ -183,10 +141,10 @@ class Timers:
 
     def move(self, timer: Timer, due: float, *, on_wall: bool = False) -> bool:
         """Let it be due at another time, as if it were set now, but with its id; False if it has fired or was cancelled."""
-        if timer.tick is None:
+        if timer.place is None:
             return False
-        self._take_out(timer)
-        timer.due, timer.on_wall, timer.order = due, on_wall, next(self._numbers)
+        self._take_out(timer, timer.place)
+        timer.due, timer.on_wall, timer.order = due, on_wall, next(self.numbers)
         self._put_back(timer)
         return True
 
@@ -203,50 +161,62 @@ class Timers:
         line = self._look(now, wall)
         if not line:
             return None
-        timer = line.pop()
-        timer.tick = None
+        item = line.pop()
+        if isinstance(item, Message):
+            return timer_of(item)
+        item.place = None
         if self._by_id is not None:
-            del self._by_id[timer.id]
-        return timer
+            del self._by_id[item.id]
+        return item
 
-    def pop_run(self, kind: type, limit: int, now: float, wall: float) -> list[Timer]:
-        """Take out the most overdue timers, up to the first whose action is not of this very type; they count as fired.
+    def pop_deferrals(self, limit: int, now: float, wall: float) -> list[Item]:
+        """Take out the most overdue deferred messages, up to the first timer that is none; they count as fired.
 
-        May stop before `limit`: empty only if the next one is of another type, or none is due.
+        Each is the message, if it was its own timer, or else its timer. May stop before `limit`: empty only if the next
+        timer is none, or none is due.
         """
         line = self._look(now, wall)
         run = line[: -limit - 1 : -1]
         cancelled = 0
-        for timer in run:
-            if type(timer.action) is not kind:
-                if timer.tick is not None:
-                    del run[run.index(timer) :]
-                    break
+        for item in run:
+            if type(item) is Message:
+                continue
+            if type(item) is Deferral and item.place is not None:
+                item.place = None
+            elif item.place is None:
                 cancelled += 1
-            timer.tick = None
+            else:
+                del run[run.index(item) :]
+                break
         if run:
             del line[-len(run) :]
         if cancelled:
-            run = [timer for timer in run if timer.action is not None]
+            run = [item for item in run if isinstance(item, Message) or item.action is not None]
         if self._by_id is not None:
-            for timer in run:
-                del self._by_id[timer.id]
+            for item in run:
+                assert isinstance(item, Timer)
+                del self._by_id[item.id]
         return run
 
     def next_ticks(self) -> tuple[int | None, int | None]:
         """Return the next tick at which a timer is due, on the monotonic and on the wall clock; None where there is none."""
         first, first_wall = self._monotonic.first(), self._wall.first()
-        for timer in self._line:
-            if timer.tick is not None and timer.on_wall:
-                first_wall = timer.tick if first_wall is None else min(first_wall, timer.tick)
-            elif timer.tick is not None:
-                first = timer.tick if first is None else min(first, timer.tick)
+        for item in self._line:
+            tick = tick_of(due_of(item))
+            if isinstance(item, Message):
+                first = tick if first is None else min(first, tick)
+            elif item.place is None:
+                continue
+            elif item.on_wall:
+                first_wall = tick if first_wall is None else min(first_wall, tick)
+            else:
+                first = tick if first is None else min(first, tick)
         return first, first_wall
 
-    def _look(self, now: float, wall: float) -> list[Timer]:
+    def _look(self, now: float, wall: float) -> list[Item]:
         """Return the line, the next timer last, which is set; filled from the wheels if something more overdue is there."""
         line = self._line
-        while line and line[-1].tick is None:
+        while line and isinstance(line[-1], Timer) and line[-1].place is None:
             line.pop()
         while True:
             tick, wall_tick = self._monotonic.first(), self._wall.first()
@@ -256,33 +226,49 @@ class Timers:
                 return line
             if not line:
                 self._bases = (now, wall)
-                line += sorted(self._monotonic.open() if late >= wall_late else self._wall.open(), key=_due_of)
+                if wall_late < 0:
+                    self._line_up(now)
+                    return line
+                line += self._monotonic.open() if late >= wall_late else self._wall.open()
+                sort_by_due(line)
                 line.reverse()
                 if late == wall_late:
                     self._merge(self._wall.open())
                 return line
-            if max(late, wall_late) < self._lateness(line[-1], now, wall):
+            if max(late, wall_late) < self._lateness(line[0], now, wall):
                 return line
             self._merge(self._monotonic.open() if late >= wall_late else self._wall.open())
 
+    def _line_up(self, now: float) -> None:
+        """Fill the empty line with what is due on the monotonic clock, tick by tick, until it is long enough."""
+        line, wheel, latest = self._line, self._monotonic, int(now * TICKS_PER_SECOND + ROUNDING)
+        tick = wheel.first()
+        while tick is not None and tick <= latest and len(line) < LINE:
+            bucket = wheel.open()
+            sort_by_due(bucket)
+            line += bucket
+            tick = wheel.first()
+        line.reverse()
+
     @staticmethod
-    def _lateness(timer: Timer, now: float, wall: float) -> int:
-        assert timer.tick is not None
-        return int((wall if timer.on_wall else now) * TICKS_PER_SECOND + ROUNDING) - timer.tick
+    def _lateness(item: Item, now: float, wall: float) -> int:
+        is_on_wall = isinstance(item, Timer) and item.on_wall
+        return int((wall if is_on_wall else now) * TICKS_PER_SECOND + ROUNDING) - tick_of(due_of(item))
 
-    def _merge(self, timers: Iterable[Timer]) -> None:
-        """Put timers into a line that is not empty."""
-        for timer in timers:
-            insort(self._line, timer, key=self._rank)
+    def _merge(self, items: list[Item]) -> None:
+        """Put some into a line that is not empty."""
+        for item in items:
+            insort(self._line, item, key=self._rank)
 
-    def _rank(self, timer: Timer) -> tuple[float, int]:
-        return self._bases[timer.on_wall] - timer.due, -timer.order
+    def _rank(self, item: Item) -> tuple[float, int]:
+        is_on_wall = isinstance(item, Timer) and item.on_wall
+        return self._bases[is_on_wall] - due_of(item), -order_of(item)
 
     # Holding
 
     def hold(self, timer: Timer) -> None:
         """Keep a timer that was taken out: it is set, with the id and the due time it had, but not due before `release`."""
-        timer.tick = tick_of(timer.due)
+        timer.place = 0
         self._held[timer] = None
         if self._by_id is not None:
             self._by_id[timer.id] = timer
@@ -301,39 +287,27 @@ class Timers:
     def _place_anew(self, timers: list[Timer], difference: float) -> None:
         """Put timers where they belong, shifted by so much."""
         for timer in timers:
-            self._take_out(timer)
+            assert timer.place is not None
+            self._take_out(timer, timer.place)
         # In the order of setting, on which a tick relies: one may come back, or rounding make different times equal.
         for timer in sorted(timers, key=_order_of):
             timer.due += difference
             self._put_back(timer)
 
-    def _take_out(self, timer: Timer) -> None:
+    def _take_out(self, timer: Timer, place: int) -> None:
         """Take a set timer from where it stands."""
-        assert timer.tick is not None
         wheel = self._wall if timer.on_wall else self._monotonic
-        bucket = wheel.buckets.get(timer.tick)
-        if bucket is timer:
-            wheel.close(timer.tick)
-        elif isinstance(bucket, dict) and timer in bucket:
-            del bucket[timer]
-            if not bucket:
-                wheel.close(timer.tick)
-        elif timer in self._held:
+        if wheel.remove(timer, place):
+            return
+        if timer in self._held:
             del self._held[timer]
         else:
             self._line.remove(timer)
 
     def _put_back(self, timer: Timer) -> None:
         """Put a timer into its wheel, with its id and its order."""
-        timer.tick = tick = tick_of(timer.due)
+        tick = tick_of(timer.due)
         wheel = self._wall if timer.on_wall else self._monotonic
-        bucket = wheel.buckets.get(tick)
-        if bucket is None:
-            wheel.buckets[tick] = timer
-            heapq.heappush(wheel.ticks, tick)
-        elif isinstance(bucket, Timer):
-            wheel.buckets[tick] = {bucket: None, timer: None}
-        else:
-            bucket[timer] = None
+        wheel.add(timer, tick)
         if tick < (self.wall_horizon if timer.on_wall else self.horizon) and self.on_early is not None:
             self.on_early()

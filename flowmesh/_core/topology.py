@@ -73,13 +73,15 @@ class Topology(Struct, frozen=True, omit_defaults=True):
     """What is declared and bound at one moment.
 
     The default exchange, which leads to every mailbox by name, is left out. `sends`: what has been seen of who sends to whom
-    since the mesh was made; a send that found room at once is not seen.
+    since the mesh was made; a send that found room at once is not seen. `instances`: how many there are at the moment, of each
+    class actor with `by=`.
     """
 
     exchanges: tuple[DeclaredExchange, ...]
     mailboxes: tuple[DeclaredMailbox, ...]
     bindings: tuple[DeclaredBinding, ...]
     sends: tuple[ObservedSend, ...] = ()
+    instances: Mapping[str, int] = {}
 
     def rings(self) -> tuple[Ring, ...]:
         """Return the rings of exchanges, mailboxes and actors in which every mailbox makes its senders wait.
@@ -122,13 +124,19 @@ class Topology(Struct, frozen=True, omit_defaults=True):
         return json.dumps(to_builtins(self), indent=2)
 
 
-def describe(router: Router, actors: Mapping[str, Sequence[str]], sends: Iterable[tuple[str, str]] = ()) -> Topology:
+def describe(
+    router: Router,
+    actors: Mapping[str, Sequence[str]],
+    sends: Iterable[tuple[str, str]] = (),
+    instances: Mapping[str, int] | None = None,
+) -> Topology:
     """Return what is declared in the router.
 
     Args:
         router: what to read.
         actors: the names of the actors that each mailbox feeds, by its name.
         sends: which actor's turns have been seen to send to which mailbox.
+        instances: how many there are of each actor that has one for each value of `by=`.
     """
     exchanges = sorted(
         (exchange for exchange in router.exchanges.values() if exchange is not router.default_exchange),
@@ -155,6 +163,7 @@ def describe(router: Router, actors: Mapping[str, Sequence[str]], sends: Iterabl
         ),
         tuple(sorted(bindings, key=_order)),
         tuple(ObservedSend(actor, mailbox) for actor, mailbox in sorted(sends)),
+        dict(sorted((instances or {}).items())),
     )
 
 
@@ -267,7 +276,8 @@ def _graph(topology: Topology) -> tuple[dict[_Place, _Node], list[_Edge]]:
     for mailbox in topology.mailboxes:
         nodes["mailbox", mailbox.name] = _Node("mailbox", mailbox.name)
         for actor in mailbox.actors:
-            nodes["actor", actor] = _Node("actor", actor)
+            count = topology.instances.get(actor)
+            nodes["actor", actor] = _Node("actor", actor if count is None else f"{actor} (instances: {count})")
             edges.append(_Edge(("mailbox", mailbox.name), ("actor", actor), "", is_binding=True))
     for binding in topology.bindings:
         label = " ".join([binding.key, *(f"{name}={json.dumps(value)}" for name, value in binding.arguments.items())]).strip()

@@ -98,7 +98,10 @@ class Shop:
         self.now += seconds
         commits: list[Commit] = []
         while (timer := self.ledger.timers.pop_due(self.now, self.now + WALL_OFFSET)) is not None:
-            commits.append(self.commit(self.ledger.intent_of(timer)))
+            if callable(timer.action):
+                timer.action(self.now)
+            else:
+                commits.append(self.commit(self.ledger.intent_of(timer)))
         return commits
 
 

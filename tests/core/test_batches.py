@@ -3,16 +3,15 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flowmesh._core.batches import Batches, BatchLease, Lots
+from flowmesh._core.batches import BatchLease, Lots
 from flowmesh._core.commits import Ack, Back, Purge, Settle, Withdraw
-from flowmesh._core.entry import Entry
-from flowmesh._core.mailbox import Mailbox
-from flowmesh.message import Message
-from flowmesh.policies import Batch
-from tests.core.making import WALL_OFFSET, Shop, bodies, numbers
+from flowmesh._core.gates import TurnEnd
+from flowmesh.policies import Batch, Breaker, Once, Rate
+from tests.core.desk import OPERATIONS, Desk
+from tests.core.making import bodies, numbers
 
 # The rule
 
@@ -120,40 +119,13 @@ def test_what_fits(items: int, size: int, fits: bool) -> None:
 # In a mailbox
 
 
-class Desk:
-    """A mailbox whose copies are gathered, as a worker would."""
-
-    def __init__(self, rule: Batch, **options: Any) -> None:
-        self.shop = Shop()
-        self.box: Mailbox = self.shop.mailbox("desk", **options)
-        self.freed = 0
-        self.batches = Batches(rule, self.shop.ledger, self.box, self._free)
-        self.rule = rule
-
-    def _free(self) -> None:
-        self.freed += 1
-
-    def gather(self) -> None:
-        """Look at what came."""
-        while not self.batches.has_full and (item := self.box.pop()) is not None:
-            if isinstance(item, Message):
-                item = self.box.adopt(item, self.box.popped - 1, item.timestamp - WALL_OFFSET)
-            if not self.shop.ledger.has_lapsed(self.box, item, self.shop.now):
-                value = None if self.rule.by is None else self.rule.by(item.message.body)
-                item.lane = (self.batches, value)
-                self.batches.add(item, self.shop.now, len(str(item.message.body)))
-        self.box.refresh()
-
-    def take(self, *, everything: bool = False) -> BatchLease | None:
-        self.gather()
-        return self.batches.hand_out(self.shop.now, everything=everything)
-
-    def settle(self, lease: BatchLease | None, *verdicts: Any) -> None:
-        assert lease is not None
-        given = verdicts or (Ack(),) * len(lease.copies)
-        pairs = zip(lease.copies, given, strict=True)
-        self.shop.commit(*(Settle(self.box, copy, verdict) for copy, verdict in pairs))
-        self.batches.settled(lease)
+def settle(desk: Desk, lease: BatchLease | None, *verdicts: Any) -> None:
+    """Settle the copies of a batch: with these verdicts, or all acknowledged."""
+    assert lease is not None
+    given = verdicts or (Ack(),) * len(lease.copies)
+    pairs = zip(lease.copies, given, strict=True)
+    desk.shop.commit(*(Settle(desk.box, copy, verdict) for copy, verdict in pairs))
+    desk.gathered.settled(lease)
 
 
 def test_full_batches_in_order() -> None:
@@ -166,8 +138,8 @@ def test_full_batches_in_order() -> None:
     assert (bodies(first.copies), bodies(second.copies), third) == ([0, 1, 2], [3, 4, 5], None)
     assert first.reason == "size"
     assert numbers(desk.box) == {"entered": 8, "ready": 2, "leased": 6}
-    desk.settle(first)
-    desk.settle(second)
+    settle(desk, first)
+    settle(desk, second)
     assert numbers(desk.box) == {"entered": 8, "ready": 2, "acked": 6}
     assert bodies(desk.box.peek(5)) == [6, 7]
 
@@ -179,7 +151,7 @@ def test_the_oldest_waits_within() -> None:
     desk.shop.pass_time(4.9)
     desk.shop.put(desk.box, 1)
     assert desk.take() is None
-    assert desk.batches.next_due() == pytest.approx(desk.shop.now + 0.1)
+    assert desk.gathered.next_due() == pytest.approx(desk.shop.now + 0.1)
     desk.shop.pass_time(0.1)
     lease = desk.take()
     assert lease is not None
@@ -208,7 +180,7 @@ def test_one_batch_of_a_value_at_a_time() -> None:
     assert first is not None
     assert second is not None
     assert (first.body, second.body, desk.take()) == (["a1", "a2"], ["b1", "b2"], None)
-    desk.settle(first)
+    settle(desk, first)
     assert desk.freed == 1
     third = desk.take()
     assert third is not None
@@ -221,7 +193,7 @@ def test_what_comes_back_waits_anew_and_keeps_its_place() -> None:
     desk.shop.put(desk.box, 0, 1)
     lease = desk.take()
     desk.shop.pass_time(9.0)
-    desk.settle(lease, Ack(), Back())
+    settle(desk, lease, Ack(), Back())
     assert desk.take() is None
     assert numbers(desk.box) == {"entered": 2, "ready": 1, "acked": 1}
     desk.shop.put(desk.box, 2)
@@ -290,57 +262,93 @@ def test_a_prepared_purge_that_is_given_up_shows_them_again() -> None:
     assert lease.body == [0, 1]
 
 
-OPERATIONS = st.lists(
-    st.one_of(
-        st.tuples(st.sampled_from(["put", "ask", "put_ttl"]), st.integers(0, 5)),
-        st.tuples(st.sampled_from(["take", "drain", "gather", "purge", "give_up"]), st.just(0)),
-        st.tuples(st.sampled_from(["ack", "back", "later", "withdraw", "pass"]), st.integers(0, 5)),
-    ),
-    max_size=40,
-)
-
-
 @given(OPERATIONS, st.integers(1, 3), st.booleans())
 def test_counts_always_add_up(steps: list[tuple[str, int]], size: int, by: bool) -> None:
     """Whatever happens to copies that wait: each is counted once, no batch mixes values, and nothing stays behind."""
     desk = Desk(Batch(size, 5.0, by=(lambda body: body % 2) if by else None))
     shop, box = desk.shop, desk.box
     leases: list[BatchLease] = []
-    asks: list[Entry] = []
     for step, amount in steps:
-        if step == "put":
-            shop.put(box, amount)
-        elif step == "put_ttl":
-            shop.put(box, amount, ttl=3.0)
-        elif step == "ask":
-            asks.append(shop.ask(box, amount))
-        elif step in ("take", "drain"):
+        desk.do(step, amount)
+        if step in ("take", "drain"):
             lease = desk.take(everything=step == "drain")
             if lease is not None:
                 assert len(lease.copies) <= size
                 assert not by or len({body % 2 for body in lease.body}) == 1
                 leases.append(lease)
-        elif step == "gather":
-            desk.gather()
-        elif step == "purge":
-            shop.commit(Purge(box))
-        elif step == "give_up":
-            shop.ledger.give_up(shop.prepare(Purge(box)))
         elif step in ("ack", "back", "later") and leases:
             lease = leases.pop(amount % len(leases))
             verdict = {"ack": Ack(), "back": Back(), "later": Back(4.0, "failure")}[step]
-            desk.settle(lease, *(verdict,) * len(lease.copies))
-        elif step == "withdraw" and asks:
-            shop.commit(Withdraw(box, asks[amount % len(asks)]))
-        elif step == "pass":
-            shop.pass_time(float(amount))
+            settle(desk, lease, *(verdict,) * len(lease.copies))
         numbers(box)
         assert box.leased == sum(len(lease.copies) for lease in leases)
     for lease in leases:
-        desk.settle(lease)
+        settle(desk, lease)
     shop.pass_time(100.0)
     while (lease := desk.take(everything=True)) is not None:
-        desk.settle(lease)
+        settle(desk, lease)
     assert box.ready == box.leased == box.delayed == 0
     assert box.lanes == {}
-    assert len(desk.batches._lots) == 0  # state only for active values
+    assert len(desk.gathered._lots) == 0  # state only for active values
+
+
+GATES = st.lists(
+    st.sampled_from(
+        [
+            Rate(1, per=2.0),
+            Rate(1, per=3.0, by=lambda body: body % 2),
+            Breaker(failures=1, pause=4.0),
+            Breaker(failures=2, within=20.0, pause=4.0, by=lambda body: body % 3),
+            Once(by=lambda body: body, ttl=6.0),
+        ]
+    ),
+    max_size=2,
+)
+
+
+PROBED = [("put", 1), ("put", 2), ("take", 0), ("back", 0), ("pass", 5), ("gather", 0)]
+"""A batch fails, and when the breaker's pause is over one of its messages waits to probe."""
+
+
+@given(OPERATIONS, GATES, st.booleans())
+@example(steps=[*PROBED, ("purge", 0), ("put", 3)], gates=[Breaker(failures=1, pause=4.0)], by=False)
+@example(steps=[*PROBED, ("give_up", 0), ("put", 3)], gates=[Breaker(failures=1, pause=4.0)], by=False)
+@example(
+    steps=[("put", 1), ("gather", 0), ("put", 2), ("put", 4), ("take", 0), ("back", 0), ("drain", 0)],
+    gates=[Breaker(failures=1, pause=4.0)],
+    by=True,
+)
+def test_with_gates_counts_add_up_and_nothing_stays_behind(steps: list[tuple[str, int]], gates: list[Any], by: bool) -> None:
+    """No copy is handed out that an open breaker holds, but for its probe; all go in the end, and no gate waits for one."""
+    desk = Desk(Batch(2, 5.0, by=(lambda body: body % 2) if by else None), gates=gates)
+    shop, box = desk.shop, desk.box
+    leases: list[BatchLease] = []
+
+    def end(lease: BatchLease, verdict: Ack | Back) -> None:
+        settle(desk, lease, *(verdict,) * len(lease.copies))
+        told: set[tuple[int, Any]] = set()
+        for copy in lease.copies:
+            error = None if isinstance(verdict, Ack) else OSError()
+            shop.ledger.admission.end(box, copy, TurnEnd(isinstance(verdict, Ack), error), shop.now, told)
+
+    for step, amount in steps:
+        desk.do(step, amount)
+        if step in ("take", "drain"):
+            lease = desk.take(everything=step == "drain")
+            if lease is not None:
+                assert not any(desk.gates.calls_back(copy) for copy in lease.copies)
+                leases.append(lease)
+        elif step in ("ack", "back", "later") and leases:
+            end(leases.pop(amount % len(leases)), {"ack": Ack(), "back": Back(), "later": Back(4.0, "failure")}[step])
+        numbers(box)
+        assert box.leased == sum(len(lease.copies) for lease in leases)
+    for lease in leases:
+        end(lease, Ack())
+    for _ in range(len(steps) + 10):  # the slowest of the gates lets one go in four seconds
+        shop.pass_time(4.0)
+        while (lease := desk.take(everything=True)) is not None:
+            end(lease, Ack())
+    assert box.ready == box.leased == box.delayed == 0
+    assert (box.lanes, desk.gates.lines) == ({}, {})
+    shop.pass_time(100.0)
+    assert [state.values() for state in desk.gates.states] == [0] * len(gates)

@@ -5,13 +5,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowmesh._core.commits import Ack, Back, Purge, Settle, Withdraw
-from flowmesh._core.debouncing import Bursts, Latest
+from flowmesh._core.commits import Ack, Back, Settle
+from flowmesh._core.debouncing import Bursts
 from flowmesh._core.entry import Entry
-from flowmesh._core.mailbox import Mailbox
-from flowmesh.message import Message
 from flowmesh.policies import Debounce
-from tests.core.making import WALL_OFFSET, Shop, numbers
+from tests.core.desk import OPERATIONS, Desk
+from tests.core.making import numbers
 
 STEPS = st.lists(
     st.one_of(
@@ -57,36 +56,6 @@ def test_the_rule_does_what_the_model_does(steps: list[tuple[str, Any]], quiet: 
         assert bursts.next_due() == min(due.values(), default=None)
         assert (bursts.due(now, everything=True) is None) == (not due)
         assert len(bursts) == len(held | waiting.keys())
-
-
-class Desk:
-    """A mailbox whose copies are debounced, as a worker would."""
-
-    def __init__(self, rule: Debounce, **options: Any) -> None:
-        self.shop = Shop()
-        self.box: Mailbox = self.shop.mailbox("desk", **options)
-        self.freed = 0
-        self.latest = Latest(rule, self.shop.ledger, self.box, self._free)
-        self.rule = rule
-
-    def _free(self) -> None:
-        self.freed += 1
-
-    def gather(self) -> None:
-        """Look at what came."""
-        while (item := self.box.pop()) is not None:
-            if isinstance(item, Message):
-                item = self.box.adopt(item, self.box.popped - 1, item.timestamp - WALL_OFFSET)
-            if not self.shop.ledger.has_lapsed(self.box, item, self.shop.now):
-                value = None if self.rule.by is None else self.rule.by(item.message.body)
-                item.lane = (self.latest, value)
-                self.latest.add(item, self.shop.now)
-        self.latest.give_way(self.shop.now)
-        self.box.refresh()
-
-    def take(self, *, everything: bool = False) -> Any:
-        self.gather()
-        return self.latest.hand_out(self.shop.now, everything=everything)
 
 
 def test_only_the_latest_and_only_when_quiet() -> None:
@@ -165,32 +134,16 @@ def test_asks_that_give_way_are_told() -> None:
     assert ask.told == ["dropped"]
 
 
-OPERATIONS = st.lists(
-    st.one_of(
-        st.tuples(st.sampled_from(["put", "ask", "put_ttl"]), st.integers(0, 5)),
-        st.tuples(st.sampled_from(["take", "drain", "gather", "purge", "give_up"]), st.just(0)),
-        st.tuples(st.sampled_from(["ack", "back", "later", "withdraw", "pass"]), st.integers(0, 5)),
-    ),
-    max_size=40,
-)
-
-
 @given(OPERATIONS, st.booleans())
 def test_counts_always_add_up(steps: list[tuple[str, int]], by: bool) -> None:
     """Whatever happens: each copy is counted once, one of a value is in hand at a time, and none after a newer one."""
     desk = Desk(Debounce(1.0, 4.0, by=(lambda body: body % 2) if by else None))
     shop, box = desk.shop, desk.box
     leased: list[Entry] = []
-    asks: list[Entry] = []
     newest: dict[Any, int] = {}
     for step, amount in steps:
-        if step == "put":
-            shop.put(box, amount)
-        elif step == "put_ttl":
-            shop.put(box, amount, ttl=3.0)
-        elif step == "ask":
-            asks.append(shop.ask(box, amount))
-        elif step in ("take", "drain"):
+        desk.do(step, amount)
+        if step in ("take", "drain"):
             entry = desk.take(everything=step == "drain")
             if entry is not None:
                 value = entry.lane[1]
@@ -198,19 +151,9 @@ def test_counts_always_add_up(steps: list[tuple[str, int]], by: bool) -> None:
                 assert entry.place >= newest.get(value, -1)
                 newest[value] = entry.place
                 leased.append(entry)
-        elif step == "gather":
-            desk.gather()
-        elif step == "purge":
-            shop.commit(Purge(box))
-        elif step == "give_up":
-            shop.ledger.give_up(shop.prepare(Purge(box)))
         elif step in ("ack", "back", "later") and leased:
             verdict = {"ack": Ack(), "back": Back(), "later": Back(4.0, "failure")}[step]
             shop.commit(Settle(box, leased.pop(amount % len(leased)), verdict))
-        elif step == "withdraw" and asks:
-            shop.commit(Withdraw(box, asks[amount % len(asks)]))
-        elif step == "pass":
-            shop.pass_time(float(amount))
         numbers(box)
         assert box.leased == len(leased)
     for entry in leased:
@@ -220,4 +163,4 @@ def test_counts_always_add_up(steps: list[tuple[str, int]], by: bool) -> None:
         shop.commit(Settle(box, entry, Ack()))
     assert box.ready == box.leased == box.delayed == 0
     assert box.lanes == {}
-    assert len(desk.latest._bursts) == 0  # state only for active values
+    assert len(desk.gathered._bursts) == 0  # state only for active values

@@ -1,7 +1,7 @@
 """Gates in the core: the cell rate algorithm against a simple model, the whole mechanism by a state machine."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -395,7 +395,7 @@ def test_reset_puts_back_what_is_held() -> None:
 def test_a_released_copy_whose_lane_is_held_at_the_same_gate() -> None:
     """A copy that its gate lets go, and whose lane is held by one that waits at that gate, passes its chance on to it."""
     machine = GatesMachine()
-    machine.begin(policies=[Rate(2, by=lambda body: body[1])], with_lanes=True, priorities=False, overflow="wait")
+    machine.begin(policies=[Rate(2, per=1.0, by=lambda body: body[1])], with_lanes=True, priorities=False, overflow="wait")
     for lane, ttl in ((0, None), (0, None), (2, None), (2, None), (0, 2.0)):
         machine.enter(lane=lane, value=0, priority=0, ttl=ttl)
     machine.prepare_and_give_up(number=0)
@@ -403,3 +403,18 @@ def test_a_released_copy_whose_lane_is_held_at_the_same_gate() -> None:
     machine.prepare_and_give_up(number=1)
     machine.prepare_and_give_up(number=2)  # it held its lane, and finds another there when it is shown again
     machine.teardown()
+
+
+def test_nobody_asks_for_the_value_of_what_is_the_runtimes_own() -> None:
+    """No `by=` could read it, so it passes those gates; others hold it like anything else."""
+
+    class Own(Entry, eq=False):
+        is_own: ClassVar[bool] = True
+
+    policies = (Rate(1, per=1.0), Once(by=len), Limit(1, by=len))
+    shop, gates = Shop(), Gates(policies, body_of=lambda entry: entry.message.body, slots=1)
+    box = shop.mailbox("box")
+    for body in (1, 2):
+        shop.commit(Publish(shop.message(body), (box,), make_entry=lambda message: Own(message, 0.0)))
+    assert shop.ledger.take(box, 0.0, None, gates) is not None
+    assert shop.ledger.take(box, 0.0, None, gates) is None, "the rate is for all"

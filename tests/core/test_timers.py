@@ -1,5 +1,6 @@
 """Timers: what is due, in which order, and that nothing cancelled is kept."""
 
+import gc
 import math
 from typing import Any, Final
 
@@ -7,8 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from msgspec import Struct
 
-from flowmesh._core.timers import NEVER, TICKS_PER_SECOND, Timer, Timers, tick_of
+from flowmesh._core.timers import NEVER, TICKS_PER_SECOND, Item, Timer, Timers, tick_of
+from flowmesh._core.wheel import due_of, timer_of
+from flowmesh.message import Message
 
 HALF_TICK: Final = 1 / 2048
 """Exact in floats, and near enough to half a tick that two different times share one."""
@@ -94,7 +98,7 @@ def _objects_in(timers: Timers) -> int:
     """Return how many objects the wheel holds, whatever they are."""
     wheels = (timers._monotonic, timers._wall)
     buckets = [bucket for wheel in wheels for bucket in wheel.buckets.values()]
-    inside = sum(len(bucket) for bucket in buckets if isinstance(bucket, dict))
+    inside = sum(len(bucket) for bucket in buckets if isinstance(bucket, list))
     return len(buckets) + inside + sum(len(wheel.ticks) for wheel in wheels) + len(timers._line)
 
 
@@ -167,15 +171,87 @@ def test_what_is_held_stays_set_and_is_not_due_until_it_is_released() -> None:
     assert (_fired(timers, 1.0), _fired(timers, 3.0)) == (["a", "d", "new"], ["c"])
 
 
-def test_a_run_ends_at_the_first_timer_of_another_type() -> None:
-    """Of so many at most, in order; what was cancelled is passed over."""
+def test_deferred_messages_are_taken_out_up_to_the_first_other_timer() -> None:
+    """Of so many at most, in order, whatever their ticks; what was cancelled is passed over."""
     timers = Timers()
-    for action in ("a", "b", "c", 1, "d"):
-        timers.set(1.0, action)
-    timers.cancel(next(timer for timer in timers if timer.action == "b"))
-    runs = [[timer.action for timer in timers.pop_run(str, limit, 1.0, 0.0)] for limit in (1, 9, 9)]
-    assert runs == [["a"], ["c"], []]
-    assert _fired(timers, 1.0) == [1, "d"]
+    a, b, c, d = (Message("m-", number, None) for number in range(4))
+    setting = [timers.set(due, action) for due, action in ((1.0, a), (1.1, b), (1.2, c), (1.3, "other"), (1.4, d))]
+    timers.cancel(setting[1])
+    runs = [[_message(item) for item in timers.pop_deferrals(limit, 2.0, 0.0)] for limit in (1, 9, 9)]
+    assert runs == [[a], [c], []]
+    assert _fired(timers, 2.0) == ["other", d]
+
+
+def _message(item: Item) -> Message:
+    return item if isinstance(item, Message) else item.action
+
+
+def test_a_message_may_be_its_own_timer() -> None:
+    """It is due at its timestamp with its serial as the id, in its turn; it gets a timer only when one is asked for."""
+    timers = Timers()
+    timers.set(1.0, "first")
+    messages = [Message("m-", next(timers.numbers), None, timestamp=due) for due in (1.0, 3.0, 1.0, 2.0)]
+    for message in messages:
+        timers.defer(message)
+    timers.set(1.0, "last")
+    assert timers.next_ticks() == (1000, None)
+    assert timers.pop_deferrals(9, 1.0, 0.0) == []  # a timer that is none is the next one
+    fired = [timers.pop_due(1.0, 0.0) for _ in range(4)]
+    assert [timer.action for timer in fired if timer] == ["first", messages[0], messages[2], "last"]
+    assert timers.pop_deferrals(9, 2.0, 0.0) == [messages[3]]
+    assert messages[3].timestamp == 2.0
+    (timer,) = timers
+    assert (timer.id, timer.due, timer.action, messages[1].timestamp) == (messages[1].serial, 3.0, messages[1], 0.0)
+    assert timers.find(timer.id) is timer
+    newest = Message("m-", next(timers.numbers), None, timestamp=2.5)
+    timers.defer(newest)  # there is an index now, which must know it
+    found = timers.find(timer.id + 4)
+    assert found is not None
+    assert found.action is newest
+    assert timers.cancel(found)
+    assert _fired(timers, 9.0) == [messages[1]]
+
+
+def test_what_stands_in_line_can_be_asked_for() -> None:
+    """A message that is its own timer gets one there as well, and can be cancelled and moved."""
+    timers = Timers()
+    messages = [Message("m-", next(timers.numbers), None, timestamp=due) for due in (1.0, 1.1, 1.2, 1.3)]
+    for message in messages:
+        timers.defer(message)
+    assert timers.pop_deferrals(1, 2.0, 0.0) == [messages[0]]
+    second, third, fourth = sorted(timers, key=lambda timer: timer.due)
+    assert timers.cancel(second)
+    assert timers.move(third, 5.0)
+    assert _fired(timers, 9.0) == [messages[3], messages[2]]
+    assert not fourth.is_set
+
+
+def test_a_timer_beside_messages_can_be_cancelled() -> None:
+    """The last of its tick takes its place, a message too, and they still go in the order in which they were set."""
+    timers = Timers()
+    messages = [Message("m-", next(timers.numbers), None, timestamp=1.0) for _ in range(2)]
+    timer = timers.set(1.0, "a timer")
+    for message in messages:
+        timers.defer(message)
+    assert timers.cancel(timer)
+    assert timers.pop_deferrals(9, 1.0, 0.0) == messages
+
+
+def test_what_is_set_late_goes_before_what_was_due_after_it() -> None:
+    """Also when those already stand in line to be taken out."""
+    timers = Timers()
+    for due in (1.0, 2.0, 3.0):
+        timers.set(due, Message("m-", 0, due))
+    first = timers.pop_deferrals(1, 9.0, 0.0)
+    timers.set(2.5, Message("m-", 0, 2.5))
+    assert [due_of(item) for item in (*first, *timers.pop_deferrals(9, 9.0, 0.0))] == [1.0, 2.0, 2.5, 3.0]
+
+
+def test_the_garbage_collector_knows_nothing_of_deferred_messages() -> None:
+    """A hundred thousand of them are not looked at by each collection, and do not make it collect."""
+    timers = Timers()
+    assert not gc.is_tracked(timers.set(1.0, Message("m-", 1, [])))
+    assert gc.is_tracked(timers.set(1.0, []))
 
 
 @given(st.lists(st.floats(0, 100), max_size=60), st.floats(-1e12, 1e12))
@@ -192,110 +268,144 @@ def test_rebase_keeps_what_is_left_and_the_order(dues: list[float], difference: 
     assert len(timers) == 1
 
 
+class Waiting(Struct):
+    """What the machine knows of one that is set. `turn`: among equals."""
+
+    due: float
+    on_wall: bool
+    turn: int
+    is_held: bool = False
+
+
 class TimersMachine(RuleBasedStateMachine):
-    """Timers against a list that is sorted each time. Times are whole and half ticks, so that a tick holds different ones."""
+    """Timers against a list that is sorted each time. Times are whole and half ticks, so that a tick holds different ones.
+
+    What is set is known by its id: a message that is its own timer has no other until somebody asks.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.timers = Timers()
         self.now = 0.0
         self.turn = 0
-        self.set: dict[Timer, int] = {}  # with its turn among equals
-        self.held: set[Timer] = set()
+        self.set: dict[int, Waiting] = {}
 
     @rule(ticks=st.integers(-4, 40), on_wall=st.booleans(), many=st.sampled_from([1, 1, 70]))
     def set_some(self, ticks: int, on_wall: bool, many: int) -> None:
         for _ in range(many):
-            self.note(self.timers.set(self.time(ticks, on_wall), object(), on_wall=on_wall))
+            due = self.time(ticks, on_wall)
+            timer = self.timers.set(due, Message("m-", 1, None), on_wall=on_wall)
+            self.set[timer.id] = Waiting(due, on_wall, self.next_turn())
+
+    @rule(ticks=st.integers(-4, 40), many=st.sampled_from([1, 1, 70]))
+    def defer_some(self, ticks: int, many: int) -> None:
+        """Messages that are their own timers."""
+        for _ in range(many):
+            due = self.time(ticks, False)
+            number = self.timers.give_number()
+            self.timers.defer(Message("m-", number, None, timestamp=due))
+            self.set[number] = Waiting(due, False, self.next_turn())
 
     @precondition(lambda self: self.set)
     @rule(data=st.data(), most=st.booleans())
     def cancel(self, data: st.DataObject, most: bool) -> None:
-        for timer in list(self.set)[1:] if most else [self.one_of(data)]:
+        for number in list(self.set)[1:] if most else [self.one_of(data)]:
+            timer = self.timer(number)
             assert self.timers.cancel(timer)
             assert not self.timers.cancel(timer)
-            self.forget(timer)
+            del self.set[number]
 
     @precondition(lambda self: self.set)
     @rule(data=st.data(), ticks=st.integers(-4, 40), on_wall=st.booleans())
     def move(self, data: st.DataObject, ticks: int, on_wall: bool) -> None:
-        timer = self.one_of(data)
-        assert self.timers.move(timer, self.time(ticks, on_wall), on_wall=on_wall)
-        self.held.discard(timer)
-        self.note(timer)
+        number = self.one_of(data)
+        due = self.time(ticks, on_wall)
+        assert self.timers.move(self.timer(number), due, on_wall=on_wall)
+        self.set[number] = Waiting(due, on_wall, self.next_turn())
 
     @rule(ticks=st.integers(0, 20), at_most=st.sampled_from([1, 3, 1000]), holds=st.booleans(), in_runs=st.booleans())
     def fire(self, ticks: int, at_most: int, holds: bool, in_runs: bool) -> None:
         """All that is due, or only some of it: then the others stand in line, and can still be cancelled and moved."""
         self.now += ticks * HALF_TICK
-        due = sorted((timer for timer in self.set if timer not in self.held and self.ticks_left(timer) <= 0), key=self.rank)
+        due = sorted(
+            (number for number, one in self.set.items() if not one.is_held and self.ticks_left(one) <= 0),
+            key=lambda number: self.rank(self.set[number]),
+        )
         fired: list[Timer] = []
         while len(fired) < min(at_most, len(due)):
             if in_runs:
-                fired += self.timers.pop_run(object, at_most - len(fired), self.now, self.now + WALL)
+                run = self.timers.pop_deferrals(at_most - len(fired), self.now, self.now + WALL)
+                fired += [timer_of(item) if isinstance(item, Message) else item for item in run]
             else:
                 timer = self.timers.pop_due(self.now, self.now + WALL)
                 assert timer is not None
                 fired.append(timer)
-        assert fired == due[:at_most]
+        assert [timer.id for timer in fired] == due[:at_most]
+        assert [timer.due for timer in fired] == [self.set[timer.id].due for timer in fired]
         assert not any(timer.is_set for timer in fired)
         for timer in fired:
             if holds:
                 self.timers.hold(timer)
-                self.held.add(timer)
+                self.set[timer.id].is_held = True
             else:
-                self.forget(timer)
+                del self.set[timer.id]
         if len(fired) == len(due):
             assert self.timers.pop_due(self.now, self.now + WALL) is None
 
     @rule()
     def release(self) -> None:
         self.timers.release()
-        self.held.clear()
+        for one in self.set.values():
+            one.is_held = False
 
     @rule(seconds=st.integers(-5, 5))
     def rebase(self, seconds: int) -> None:
         """The monotonic clock counts from elsewhere: nothing is nearer or further away than before."""
-        before = {timer: timer.due - self.now for timer in self.set if not timer.on_wall}
         self.timers.rebase(float(seconds))
-        for timer, left in before.items():
-            assert timer.due == self.now + left + seconds
+        for timer in self.timers:
+            assert timer.due == self.set[timer.id].due + (0 if timer.on_wall else seconds)
         self.timers.rebase(float(-seconds))
 
-    @rule(data=st.data())
-    def find(self, data: st.DataObject) -> None:
-        for timer in self.set:
-            assert self.timers.find(timer.id) is timer
+    @rule()
+    def find(self) -> None:
+        for number in self.set:
+            timer = self.timers.find(number)
+            assert timer is not None
+            assert timer.id == number
+            assert timer.is_set
         assert self.timers.find(0) is None
+
+    @rule()
+    def look(self) -> None:
+        """All that is set is there once."""
+        assert sorted(timer.id for timer in self.timers) == sorted(self.set)
 
     def time(self, ticks: int, on_wall: bool) -> float:
         return self.now + ticks * HALF_TICK + (WALL if on_wall else 0.0)
 
-    def note(self, timer: Timer) -> None:
+    def next_turn(self) -> int:
         self.turn += 1
-        self.set[timer] = self.turn
+        return self.turn
 
-    def forget(self, timer: Timer) -> None:
-        del self.set[timer]
-        self.held.discard(timer)
-
-    def one_of(self, data: st.DataObject) -> Timer:
+    def one_of(self, data: st.DataObject) -> int:
         return data.draw(st.sampled_from(list(self.set)))
 
-    def ticks_left(self, timer: Timer) -> int:
-        now = self.now + (WALL if timer.on_wall else 0.0)
-        return tick_of(timer.due) - int(now * TICKS_PER_SECOND)
+    def timer(self, number: int) -> Timer:
+        return next(timer for timer in self.timers if timer.id == number)
 
-    def rank(self, timer: Timer) -> tuple[int, float, int]:
-        left = timer.due - (WALL if timer.on_wall else 0.0)
-        return self.ticks_left(timer), left, self.set[timer]
+    def ticks_left(self, one: Waiting) -> int:
+        now = self.now + (WALL if one.on_wall else 0.0)
+        return tick_of(one.due) - int(now * TICKS_PER_SECOND)
+
+    def rank(self, one: Waiting) -> tuple[int, float, int]:
+        left = one.due - (WALL if one.on_wall else 0.0)
+        return self.ticks_left(one), left, one.turn
 
     @invariant()
-    def all_that_is_set_is_there_once(self) -> None:
-        assert sorted(timer.id for timer in self.timers) == sorted(timer.id for timer in self.set)
+    def the_next_tick_is_that_of_the_next_one(self) -> None:
         for on_wall, tick in zip((False, True), self.timers.next_ticks(), strict=True):
-            waiting = (timer for timer in self.set if timer.on_wall is on_wall and timer not in self.held)
-            assert tick == min((tick_of(timer.due) for timer in waiting), default=None)
+            waiting = (one.due for one in self.set.values() if one.on_wall is on_wall and not one.is_held)
+            assert tick == min(map(tick_of, waiting), default=None)
 
 
 def test_timers_agree_with_a_sorted_list() -> None:
