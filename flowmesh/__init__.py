@@ -6,7 +6,8 @@ Where things are:
     message      Message, Receipt, Death, Fire, Request
     policies     MailboxOptions, Retry, Restart, Rate, Limit, Breaker, Once, Autoscale, Batch, Debounce
     errors       every error raised on purpose, and the verdicts Reject and RetryAfter
-    ports        Clock, Observer
+    ports        Clock, Observer, Store
+    stores       MemoryStore, SQLiteStore
     testing      virtual time, the cancellation sweep
     cli          the `flowmesh` command
     _core        synchronous: routing, mailboxes, commits, timers
@@ -19,7 +20,6 @@ from flowmesh._core.topology import Topology
 from flowmesh._runtime.actor import Actor
 from flowmesh._runtime.batch_turns import BatchItem, BatchTurn
 from flowmesh._runtime.class_actor import ClassActor
-from flowmesh._runtime.classes import on
 from flowmesh._runtime.consuming import Deliveries
 from flowmesh._runtime.context import ActorContext, Context
 from flowmesh._runtime.deadletters import DeadLetters
@@ -27,10 +27,19 @@ from flowmesh._runtime.delivery import Delivery
 from flowmesh._runtime.drain import DrainReport
 from flowmesh._runtime.exchange import Binding, Exchange
 from flowmesh._runtime.groups import Group
+from flowmesh._runtime.keyed_actor import InstanceHandle, KeyedActor
+from flowmesh._runtime.machine import Machine
 from flowmesh._runtime.mailbox import Mailbox
+from flowmesh._runtime.marks import after, enter, on
 from flowmesh._runtime.middleware import CallNext, Middleware
 from flowmesh._runtime.scheduling import Schedule
-from flowmesh._runtime.statistics import ActorStatistics, ScheduleStatistics, Statistics
+from flowmesh._runtime.statistics import (
+    ActorStatistics,
+    InstanceStatistics,
+    ScheduleStatistics,
+    Statistics,
+    StoreStatistics,
+)
 from flowmesh._runtime.timers import Timer, Timers
 from flowmesh.errors import (
     AccessRefused,
@@ -40,7 +49,9 @@ from flowmesh.errors import (
     AlreadySettled,
     DeadlockError,
     DeliveryError,
+    DurabilityUnavailable,
     FlowmeshError,
+    ForkedProcessError,
     InvalidBinding,
     InvalidHandler,
     MailboxFull,
@@ -54,14 +65,20 @@ from flowmesh.errors import (
     Reject,
     RestartLimitReached,
     RetryAfter,
+    StoreCorrupt,
+    StoreError,
+    StoreFull,
+    StoreLocked,
     TopologyError,
+    Unencodable,
     Unroutable,
     WrongBody,
 )
 from flowmesh.mesh import Mesh, Part
-from flowmesh.message import Death, Fire, Message, Receipt, Request
+from flowmesh.message import Death, Encoded, Fire, Message, Receipt, Request
 from flowmesh.policies import Autoscale, Batch, Breaker, Debounce, Limit, MailboxOptions, Once, Rate, Restart, Retry
-from flowmesh.ports import Clock, CommitSummary, Observer, TracingStatistics
+from flowmesh.ports import Clock, CommitSummary, Observer, Store, TracingStatistics
+from flowmesh.stores import MemoryStore, SQLiteStore
 
 __version__ = "0.1.0"
 
@@ -93,19 +110,27 @@ __all__ = [
     "Delivery",
     "DeliveryError",
     "DrainReport",
+    "DurabilityUnavailable",
+    "Encoded",
     "Exchange",
     "Fire",
     "FlowmeshError",
+    "ForkedProcessError",
     "GateStatistics",
     "Group",
+    "InstanceHandle",
+    "InstanceStatistics",
     "InvalidBinding",
     "InvalidHandler",
+    "KeyedActor",
     "Limit",
+    "Machine",
     "Mailbox",
     "MailboxFull",
     "MailboxOptions",
     "MailboxStatistics",
     "MalformedMessage",
+    "MemoryStore",
     "Mesh",
     "MeshError",
     "MeshStopped",
@@ -126,16 +151,26 @@ __all__ = [
     "RestartLimitReached",
     "Retry",
     "RetryAfter",
+    "SQLiteStore",
     "Schedule",
     "ScheduleStatistics",
     "Statistics",
+    "Store",
+    "StoreCorrupt",
+    "StoreError",
+    "StoreFull",
+    "StoreLocked",
+    "StoreStatistics",
     "Timer",
     "Timers",
     "Topology",
     "TopologyError",
     "TracingStatistics",
+    "Unencodable",
     "Unroutable",
     "WrongBody",
     "__version__",
+    "after",
+    "enter",
     "on",
 ]

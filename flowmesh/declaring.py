@@ -8,12 +8,12 @@ import functools
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Final, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from flowmesh._runtime.actor import Actor
+from flowmesh._runtime.cell import Keying
 from flowmesh._runtime.class_actor import ClassActor
 from flowmesh._runtime.classes import ClassHandler
-from flowmesh._runtime.composing import suggestion
 from flowmesh._runtime.context import Context
 from flowmesh._runtime.declarations import (
     ActorDeclaration,
@@ -26,11 +26,14 @@ from flowmesh._runtime.declarations import (
 from flowmesh._runtime.engine import Engine
 from flowmesh._runtime.exchange import Binding, Exchange, Home
 from flowmesh._runtime.handler import BatchHandler, Handler
+from flowmesh._runtime.keyed_actor import KeyedActor
+from flowmesh._runtime.machine import Machine, machine_handler_of
 from flowmesh._runtime.mailbox import Mailbox
 from flowmesh._runtime.middleware import Middleware, checked_middleware
 from flowmesh._runtime.signature import locals_of_caller
 from flowmesh._runtime.sources import Source
 from flowmesh.errors import InvalidBinding, InvalidHandler, PreconditionFailed
+from flowmesh.options import check_gathering, check_options
 from flowmesh.plans import second_schedule
 from flowmesh.policies import Autoscale, Batch, Debounce, Gate, MailboxOptions, Restart, Retry
 
@@ -41,21 +44,22 @@ Reply = TypeVar("Reply")
 Rest = ParamSpec("Rest")
 Instance = TypeVar("Instance")
 Thing = TypeVar("Thing")
+Value = TypeVar("Value")
+Key = TypeVar("Key", contravariant=True)
 Polling = TypeVar("Polling", bound=Source)
 
 
-class ActorOptions(TypedDict, total=False):
-    """What may be said about an actor.
+class CommonOptions(TypedDict, total=False):
+    """What may be said about any actor.
 
     `name`: the function's name unless given. `bind`: where its messages come from: one Binding (`exchange.on(...)`) or
     several. `mailbox`: MailboxOptions for its own mailbox (named like the actor), or an existing Mailbox, which it then
     shares with the other actors on it. `concurrency`: handlers at once, or Autoscale. `retry`: what becomes of a message
-    whose handler failed; None means one attempt. `timeout`: seconds for one handler call. `by`: gives a body's lane:
-    messages with equal values are handled one at a time, in order. `middleware`: what runs around its handler, inside
-    the mesh's own. `gates`: what may hold a message back before its handler, or drop it: Rate, Limit, Breaker, Once; all
-    must let it go. `debounce`: handle only the latest of the messages that come close together. Beside these,
-    `batch=Batch(...)` lets the handler take a list of bodies. `restart`: after which failures a class actor's instance is
-    made anew; None means that it lives on.
+    whose handler failed; None means one attempt. `timeout`: seconds for one handler call. `middleware`: what runs around its
+    handler, inside the mesh's own. `gates`: what may hold a message back before its handler, or drop it: Rate, Limit,
+    Breaker, Once; all must let it go. `debounce`: handle only the latest of the messages that come close together. Beside
+    these, `batch=Batch(...)` lets the handler take a list of bodies. `restart`: after which failures a class actor's instance
+    is made anew; None means that it lives on.
     """
 
     name: str | None
@@ -64,14 +68,33 @@ class ActorOptions(TypedDict, total=False):
     concurrency: int | Autoscale
     retry: Retry | None
     timeout: float | None
-    by: Callable[[Any], Any] | None
     middleware: Sequence[Middleware]
     gates: Sequence[Gate]
     debounce: Debounce | None
     restart: Restart | None
 
 
-class AllOptions(ActorOptions, total=False):
+class ActorOptions(CommonOptions, total=False):
+    """Those, and `by`: it gives a body's lane: messages with equal values are handled one at a time, in order.
+
+    A class has one instance for each value.
+    """
+
+    by: Callable[[Any], Any] | None
+
+
+class KeyedOptions(CommonOptions, total=False):
+    """What may be said about a class with `by=`.
+
+    `idle`: seconds after which an instance without a message is put away; None: never. `max_active`: so many instances at
+    most: for one more, the least recently used that nothing needs is put away, and until there is one, the message waits.
+    """
+
+    idle: float | None
+    max_active: int | None
+
+
+class AllOptions(ActorOptions, KeyedOptions, total=False):
     """Those and `batch`, which stands apart because it changes what type of handler is taken."""
 
     batch: Batch | None
@@ -170,7 +193,11 @@ class Declaring:
     @overload
     def actor(self, /, *, batch: Batch, **options: Unpack[ActorOptions]) -> "BatchPreset": ...
     @overload
-    def actor(self, handler: type[Instance], /, **options: Unpack[ActorOptions]) -> ClassActor[Instance]: ...
+    def actor(
+        self, handler: type[Instance], /, *, by: Callable[[Any], Value], **options: Unpack[KeyedOptions]
+    ) -> KeyedActor[Instance, Value]: ...
+    @overload
+    def actor(self, handler: type[Instance], /, **options: Unpack[CommonOptions]) -> ClassActor[Instance]: ...
     @overload
     def actor(self, handler: Callable[[], Awaitable[Reply]], /, **options: Unpack[ActorOptions]) -> Actor[None, Reply]: ...
     @overload
@@ -184,7 +211,9 @@ class Declaring:
         self, handler: Callable[Concatenate[Body, Rest], Reply], /, **options: Unpack[ActorOptions]
     ) -> Actor[Body, Reply]: ...
     @overload
-    def actor(self, /, **options: Unpack[ActorOptions]) -> "ActorPreset": ...
+    def actor(self, /, *, by: Callable[[Any], Value] | None, **options: Unpack[KeyedOptions]) -> "KeyedPreset[Value]": ...
+    @overload
+    def actor(self, /, **options: Unpack[CommonOptions]) -> "ActorPreset": ...
     def actor(self, handler: Callable[..., Any] | None = None, /, **options: Unpack[AllOptions]) -> Any:
         """Declare an actor: as a decorator, bare or with options; as a call with a function or a class; or keep a preset.
 
@@ -204,6 +233,10 @@ class Declaring:
         A class takes messages with the methods that are marked with `on`, one at a time. Each run of the mesh has an instance
         of its own, made with provided things, within its `lifespan`, or between its `on_start` and `on_stop`.
 
+        With `by=` a class has one instance for each value, made by its first message and put away after `idle` seconds without
+        one: `totals = mesh.actor(Totals, by=lambda message: message.account, idle=60.0, concurrency=8)`. Each takes one
+        message at a time, in order; up to `concurrency` of them work at once.
+
         With `batch=Batch(size, within)` a function takes a list: `async def write(rows: list[Row], ctx: Context) -> None`. The
         actor is told one body at a time. `ctx.batch` has the messages, to settle single ones otherwise. Each asker gets its
         element of a returned list that has one for each message, and None otherwise.
@@ -211,7 +244,8 @@ class Declaring:
         Args:
             handler: the function or class; None for a decorator.
             **options: name, bind, mailbox, concurrency, retry, timeout, by, middleware, gates, debounce, restart (see
-                ActorOptions); no concurrency and no by for a class, restart only for one; batch, for a function.
+                ActorOptions); restart only for a class, concurrency for one with by; idle and max_active only for a class with
+                by (see KeyedOptions); batch, for a function.
 
         Raises:
             InvalidHandler: its signature cannot be used.
@@ -220,7 +254,7 @@ class Declaring:
             TypeError: an unknown option, naming the one that was meant.
             ValueError: an option out of its range.
         """
-        _check_options(options)
+        check_options(options, AllOptions.__annotations__)
         if handler is None:
             return ActorPreset(self, options)
         return self._declare_actor(handler, options, locals_of_caller(1))
@@ -239,9 +273,10 @@ class Declaring:
         if not callable(function):
             raise InvalidHandler(f"{function!r} cannot be a handler: give a function, or the class itself")
         handler = self._engine.last_read
-        if handler is None or handler.function is not function or not handler.is_resolved:
+        is_plain = not any(options.get(option) is not None for option in _READ_WITH)
+        if not is_plain or handler is None or handler.function is not function or not handler.is_resolved:
             handler = _read(function, local_names, options)
-            self._engine.last_read = handler if isinstance(handler, Handler) else None
+            self._engine.last_read = handler if is_plain and isinstance(handler, Handler) else None
         name = options.get("name") or handler.name
         engine = self._engine
         if schedule is not None:
@@ -256,10 +291,15 @@ class Declaring:
         for binding in bindings:
             self._check_reference(binding.exchange, f"actor {name!r} cannot be bound to exchange {binding.exchange.name!r}")
         mailbox = options.get("mailbox")
-        _check_gathering(name, options)
+        check_gathering(name, options)
         if isinstance(mailbox, Mailbox):
             self._check_reference(mailbox, f"actor {name!r} cannot be fed from mailbox {mailbox.name!r}")
-        made: type[Actor[Any, Any]] = ClassActor[Any] if isinstance(handler, ClassHandler) else Actor
+        keying: Keying | None = None
+        made: type[Actor[Any, Any]] = Actor
+        if isinstance(handler, ClassHandler):
+            made = ClassActor[Any]
+            if options.get("by") is not None:
+                made, keying = KeyedActor[Any, Any], Keying(options.get("idle"), options.get("max_active"))
         actor = made(self._home)
         declaration = ActorDeclaration(
             actor,
@@ -274,6 +314,7 @@ class Declaring:
             gates=tuple(options.get("gates") or ()),
             gather=options.get("batch") or options.get("debounce"),
             restart=options.get("restart"),
+            keying=keying,
         )
         declaration.check(engine)
         declaration.place(engine)
@@ -379,6 +420,17 @@ class BatchPreset(Protocol):
     def __call__(self, handler: Callable[Concatenate[list[Body], Rest], None], /) -> Actor[Body, None]: ...
 
 
+class KeyedPreset(Protocol[Key]):
+    """What `mesh.actor(by=...)` returns: a decorator for handlers, and for classes with an instance for each value."""
+
+    @overload
+    def __call__(self, handler: type[Instance], /) -> KeyedActor[Instance, Key]: ...
+    @overload
+    def __call__(self, handler: Callable[Concatenate[Body, Rest], Awaitable[Reply]], /) -> Actor[Body, Reply]: ...
+    @overload
+    def __call__(self, handler: Callable[Concatenate[Body, Rest], Reply], /) -> Actor[Body, Reply]: ...
+
+
 class ActorPreset:
     """Options to declare actors with: what `mesh.actor(retry=...)` returns. Decorates as often as you like."""
 
@@ -410,24 +462,43 @@ def _owner(thing: Exchange | Mailbox | Actor[Any, Any]) -> str:
     )
 
 
+_READ_WITH: Final = ("batch", "idle", "max_active", "restart")
+"""The options that decide how a function is read, or that it cannot have."""
+
+
 def _read(function: Any, local_names: Mapping[str, Any], options: AllOptions) -> Handler | ClassHandler:
     if not inspect.isclass(function):
         kind = Handler if options.get("batch") is None else BatchHandler
         found = kind(function, Context, local_names)
+        for option in ("idle", "max_active"):
+            if options.get(option) is not None:
+                raise ValueError(
+                    f"actor {found.name!r} is a function, which has no instances to put away: leave {option}= out, or write a "
+                    "class and say by="
+                )
         if options.get("restart") is not None:
             raise ValueError(
                 f"actor {found.name!r} is a function, and there is nothing of it to make anew: leave restart= out and say with "
                 "retry= what becomes of its messages, or write a class"
             )
         return found
-    handler = ClassHandler(function, Context, local_names)
-    if options.get("concurrency", 1) != 1:
-        raise ValueError(
-            f"class actor {handler.name!r} handles one message at a time: leave concurrency= out, or write a function if "
-            "there is no state to keep"
-        )
-    if options.get("by") is not None:
-        raise ValueError(f"class actor {handler.name!r} has one instance, for all messages: leave by= out")
+    is_machine = issubclass(function, Machine)
+    handler = machine_handler_of(function) if is_machine else ClassHandler(function, Context, local_names)
+    if (handler.postpones or handler.has_timeouts) and options.get("debounce") is not None:
+        why = "postpones messages" if handler.postpones else "has states that last for a while, whose end would count as one"
+        raise ValueError(f"machine {handler.name!r} {why}: leave debounce= out, and put it on the actor that tells it")
+    if options.get("by") is None:
+        if options.get("concurrency", 1) != 1:
+            raise ValueError(
+                f"class actor {handler.name!r} handles one message at a time: leave concurrency= out, say by= to have one "
+                "instance for each value, or write a function if there is no state to keep"
+            )
+        for option in ("idle", "max_active"):
+            if options.get(option) is not None:
+                raise ValueError(
+                    f"class actor {handler.name!r} has one instance, which is never put away: leave {option}= out, or say by= "
+                    "to have one for each value"
+                )
     if options.get("batch") is not None:
         raise ValueError(f"class actor {handler.name!r} takes one message at a time: leave batch= out, or write a function")
     return handler
@@ -441,61 +512,3 @@ def _bindings(bind: Any) -> list[Binding]:
             meant = f": say bind={binding.name}.on(key)" if isinstance(binding, Exchange) else ""
             raise InvalidBinding(f"bind= takes exchange.on(...), or a list of them, not {binding!r}{meant}")
     return found
-
-
-def _are_slots(value: Any) -> bool:
-    return isinstance(value, Autoscale) or (type(value) is int and value >= 1)
-
-
-def _are_gates(value: Any) -> bool:
-    return isinstance(value, Sequence) and all(isinstance(gate, Gate) for gate in value)  # pyright: ignore[reportUnknownVariableType] - of anything
-
-
-def _check_gathering(name: str, options: AllOptions) -> None:
-    batch, debounce = options.get("batch"), options.get("debounce")
-    if batch is not None and debounce is not None:
-        raise ValueError(f"actor {name!r} cannot have both batch= and debounce=: let the one tell an actor with the other")
-    if (batch or debounce) is not None and options.get("gates"):
-        raise ValueError(
-            f"actor {name!r} cannot have gates= beside batch= or debounce=: put the gates on the actor that tells it"
-        )
-    if (batch or debounce) is not None and options.get("by") is not None:
-        option, kind = ("batch", "Batch") if batch is not None else ("debounce", "Debounce")
-        raise ValueError(f"actor {name!r} has {option}=, which keeps values apart and in order itself: say {kind}(..., by=...)")
-    mailbox = options.get("mailbox")
-    capacity = (
-        MailboxOptions() if mailbox is None else mailbox if isinstance(mailbox, MailboxOptions) else mailbox.core.options
-    ).capacity
-    if batch is not None and batch.size > capacity:
-        raise ValueError(
-            f"actor {name!r} would never get a full batch: its mailbox has room for {capacity} messages, size is {batch.size}"
-        )
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    known = AllOptions.__annotations__
-    for name, value in options.items():
-        if name not in known:
-            raise TypeError(f"unknown actor option {name!r}{suggestion(name, known)}")
-        if value is None:
-            continue
-        if name == "concurrency" and not _are_slots(value):
-            raise ValueError(f"concurrency must be a whole number of at least 1, or Autoscale, not {value!r}")
-        if name == "timeout" and not value > 0:
-            raise ValueError(f"timeout must be more than zero seconds, or None, not {value!r}")
-        if name == "retry" and not isinstance(value, Retry):
-            raise ValueError(f"retry must be a Retry, or None, not {value!r}")
-        if name == "restart" and not isinstance(value, Restart):
-            raise ValueError(f"restart must be a Restart, or None, not {value!r}")
-        if name == "mailbox" and not isinstance(value, MailboxOptions | Mailbox):
-            raise ValueError(f"mailbox must be MailboxOptions or a Mailbox, not {value!r}")
-        if name == "by" and not callable(value):
-            raise ValueError(f"by must be a function of the body, not {value!r}")
-        if name == "batch" and not isinstance(value, Batch):
-            raise ValueError(f"batch must be a Batch, not {value!r}")
-        if name == "debounce" and not isinstance(value, Debounce):
-            raise ValueError(f"debounce must be a Debounce, or None, not {value!r}")
-        if name == "middleware":
-            checked_middleware(value)
-        if name == "gates" and not _are_gates(value):
-            raise ValueError(f"gates must be a list of Rate, Limit, Breaker and Once, not {value!r}")

@@ -5,6 +5,7 @@ globals: a mesh is an object, and a process may run several.
 """
 
 import contextlib
+import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
@@ -16,7 +17,6 @@ from opentelemetry.trace import TracerProvider
 from flowmesh._core.topology import Topology, describe
 from flowmesh._runtime.actor import Actor
 from flowmesh._runtime.clock import SystemClock
-from flowmesh._runtime.composing import suggestion
 from flowmesh._runtime.deadletters import DeadLetters
 from flowmesh._runtime.declarations import Declaration
 from flowmesh._runtime.drain import EXIT_CLEAN, DrainReport
@@ -29,8 +29,10 @@ from flowmesh._runtime.placing import Placement
 from flowmesh._runtime.serving import serving
 from flowmesh._runtime.statistics import LONG, Statistics
 from flowmesh._runtime.timers import Timers
+from flowmesh.checks import suggestion
 from flowmesh.errors import InvalidBinding, PreconditionFailed
-from flowmesh.ports import Clock, Observer, Tracing
+from flowmesh.ports import Clock, Observer, Store, Tracing
+from flowmesh.stores import SQLiteStore
 from flowmesh.supervising import Supervising
 from flowmesh.telemetry import Metrics, metrics_for, tracing_for
 
@@ -42,13 +44,15 @@ Provider = TypeVar("Provider")
 class MeshOptions(TypedDict, total=False):
     """What may be said about a mesh.
 
-    `clock`: where its time comes from; None means the running event loop. `middleware`: layers around every handler, the
+    `clock`: where its time comes from; None means the running event loop. `store`: what outlives it: a store, or the path of
+    an SQLite file; None: nothing does. `middleware`: layers around every handler, the
     outermost first. `observers`: told at fixed points of each message's life. `grace`: seconds that a drain may take
     before running handlers are cancelled. `tracer_provider`, `meter_provider`: whose spans and metrics are made; None means
     the global ones when the mesh starts.
     """
 
     clock: Clock | None
+    store: Store | str | os.PathLike[str] | None
     middleware: Sequence[Middleware]
     observers: Sequence[Observer]
     grace: float
@@ -80,34 +84,26 @@ class Mesh(Supervising):
     A stopped mesh can be entered again, also on the other backend.
     """
 
-    def __init__(
-        self,
-        name: str = "mesh",
-        *,
-        clock: Clock | None = None,
-        middleware: Sequence[Middleware] = (),
-        observers: Sequence[Observer] = (),
-        grace: float = 30.0,
-        tracer_provider: TracerProvider | None = None,
-        meter_provider: MeterProvider | None = None,
-    ) -> None:
+    def __init__(self, name: str = "mesh", **options: Unpack[MeshOptions]) -> None:
         """Make a mesh; nothing runs yet.
 
         Args:
             name: for logs and the topology.
-            clock: where its time comes from; None means the running event loop.
-            middleware: what runs around every handler call, the first outermost: `async def (ctx, call_next) -> object`, which
-                awaits `call_next()` once, or skips the handler; what it returns or raises is the outcome.
-            observers: who is told what becomes of each copy of a message (see Observer).
-            grace: seconds that a drain may take before running handlers are cancelled.
-            tracer_provider: of OpenTelemetry's SDK, whose spans the deliveries become; None means the global one when the
-                mesh starts. Without an SDK nothing is traced, and tracing costs nothing.
-            meter_provider: who collects the numbers of `statistics()`; None means the global one when the mesh starts.
+            **options: by name. `store=None`: where mailboxes, deferred messages, schedules, dead letters and saved state
+                outlive the process: a store, or the path of a file for SQLiteStore; None: nowhere.
+                `clock=None`: where its time comes from; None means the running event loop.
+                `middleware=()`: what runs around every handler call, the first outermost: `async def (ctx, call_next) ->
+                object`, which awaits `call_next()` once, or skips the handler; what it returns or raises is the outcome.
+                `observers=()`: who is told what becomes of each copy of a message (see Observer). `grace=30.0`: seconds
+                that a drain may take before running handlers are cancelled. `tracer_provider=None`: of OpenTelemetry's
+                SDK, whose spans the deliveries become; None means the global one when the mesh starts. Without an SDK
+                nothing is traced, and tracing costs nothing. `meter_provider=None`: who collects the numbers of
+                `statistics()`; None means the global one when the mesh starts.
 
         Raises:
             ValueError: an empty name, or a negative grace.
             InvalidHandler: a middleware is no coroutine function of two parameters, or an observer cannot be asked.
-            TypeError: `tracer_provider` or `meter_provider` is none.
+            TypeError: an unknown option, naming the one that was meant; `tracer_provider` or `meter_provider` is none.
         """
         _check_name(name)
         super().__init__(Engine(name))
@@ -115,14 +111,9 @@ class Mesh(Supervising):
         self._meter_provider: MeterProvider | None = None
         self._metrics: Metrics | None = None
         self._engine.tracing = self._start_telemetry
-        self.configure(
-            clock=clock,
-            grace=grace,
-            middleware=middleware,
-            observers=observers,
-            tracer_provider=tracer_provider,
-            meter_provider=meter_provider,
-        )
+        if "provide" in options:
+            raise TypeError("provide is an option of mesh.configure, not of Mesh: write mesh.provide(Type, factory)")
+        self.configure(**options)
         self._dead_letters = DeadLetters(self._engine)
         self._timers = Timers(self._engine)
         self._parts: dict[Part, Placement] = {}
@@ -163,6 +154,8 @@ class Mesh(Supervising):
             self._metrics = None
         self._tracer_provider, self._meter_provider = tracer_provider, meter_provider
         engine.middleware, engine.observers, engine.grace = middleware, observers, grace
+        if "store" in options:
+            engine.storing.store = _store_of(options["store"])
         if "clock" in options:
             engine.ground.clock = options["clock"] or SystemClock()
 
@@ -276,8 +269,8 @@ class Mesh(Supervising):
         """Wait until nothing is under way.
 
         That is: no turn runs, no delivery is leased, no sender waits for room, no retry waits, and no mailbox of a running,
-        unpaused actor has a copy ready, held by a gate or not. Deferred messages, schedules, sources and unconsumed mailboxes
-        do not count.
+        unpaused actor has a copy ready, held by a gate or not. Deferred messages, schedules, sources, unconsumed mailboxes
+        and what a Machine has postponed do not count.
         Cancellation: leaves nothing behind.
 
         Raises:
@@ -332,7 +325,9 @@ class Mesh(Supervising):
         actors: dict[str, list[str]] = {}
         for cell in self._engine.residents.cells.values():
             actors.setdefault(cell.box.name, []).append(cell.name)
-        return describe(self._engine.ground.router, actors, self._engine.waits.seen)
+        cells = self._engine.residents.cells.values()
+        instances = {cell.name: cell.instances.count for cell in cells if cell.instances is not None}
+        return describe(self._engine.ground.router, actors, self._engine.waits.seen, instances)
 
 
 class Part(Supervising):
@@ -371,6 +366,14 @@ class Part(Supervising):
     def _check_reference(self, thing: Exchange | Mailbox | Actor[Any, Any], what: str) -> None:
         if thing.endpoint.deleted:
             raise InvalidBinding(f"{what}, which has been deleted: declare it again")
+
+
+def _store_of(store: Any) -> Store | None:
+    if store is None or callable(getattr(store, "append", None)):
+        return store
+    if isinstance(store, str | os.PathLike) and os.fspath(store):
+        return SQLiteStore(os.fspath(store))
+    raise TypeError(f"store must be a path, a store such as SQLiteStore('shop.db'), or None, not {store!r}")
 
 
 def _check_name(name: object) -> None:

@@ -15,7 +15,7 @@ from flowmesh._core.mailbox import EMPTY
 from flowmesh._core.mailbox import Mailbox as CoreMailbox
 from flowmesh._runtime.asking import Ask
 from flowmesh._runtime.cell import Cell
-from flowmesh._runtime.composing import OutputOptions, compose, origin_of
+from flowmesh._runtime.composing import OutputOptions, TellOptions, compose, origin_of
 from flowmesh._runtime.engine import Engine
 from flowmesh._runtime.exchange import Home
 from flowmesh._runtime.ground import Ground
@@ -104,25 +104,28 @@ class Actor(Generic[Body, Reply]):
     # Telling
 
     @overload
-    async def tell(self: "Actor[None, Any]", body: None = None, **options: Unpack[OutputOptions]) -> Receipt: ...
+    async def tell(self: "Actor[None, Any]", body: None = None, **options: Unpack[TellOptions]) -> Receipt: ...
     @overload
-    async def tell(self, body: Body, **options: Unpack[OutputOptions]) -> Receipt: ...
-    async def tell(self, body: Any = None, **options: Unpack[OutputOptions]) -> Receipt:
+    async def tell(self, body: Body, **options: Unpack[TellOptions]) -> Receipt: ...
+    async def tell(self, body: Any = None, **options: Unpack[TellOptions]) -> Receipt:
         """Put a message into its mailbox; wait in line if that is full and its policy is `wait`.
 
         Suspends only then, or when the sender's turn (64 sends or 2 ms) is over: not always a checkpoint.
-        Cancellation: before the message has entered.
+        Cancellation: before the message has entered; once it is handed to the store, none.
 
         Args:
             body: of the handler's type; shared with it, not copied.
-            **options: headers, priority, ttl, delay, at, message_id, correlation_id, reply_to (see PublishOptions).
+            **options: headers, priority, ttl, delay, at, message_id, correlation_id, reply_to, require (see TellOptions).
 
         Returns:
-            the receipt.
+            the receipt: in a durable mailbox the message is stored by then.
 
         Raises:
             WrongBody: the handler does not take this type.
             MailboxFull: the mailbox is full and its policy is `reject`.
+            Unencodable: the mailbox is durable, and could not give the body back with the type that it has.
+            DurabilityUnavailable: the mailbox promises less than is required.
+            StoreError: it could not be stored; the mailbox has no copy.
             DeadlockError: told in a turn, it would wait for room that only that turn can make.
             NotRunning, MeshStopped: the mesh takes no messages now.
             ValueError, TypeError: an option is out of its range, or unknown.
@@ -133,7 +136,7 @@ class Actor(Generic[Body, Reply]):
         box = self._box
         if options or get_ident() != ground.thread:
             if len(options) == 1 and "delay" in options:
-                receipt = self._engine.sending.defer_plain(ground.router.default_exchange, body, box.name, options["delay"])
+                receipt = self._engine.sending.defer_plain("", body, box.name, options["delay"])
                 if receipt is not None:
                     return receipt
             return await self._tell(body, options)
@@ -145,6 +148,23 @@ class Actor(Generic[Body, Reply]):
         parent = None if worker is None else worker.message
         fresh = box.fresh
         if len(fresh) >= box.limit or (parent is not None and parent.properties is not PLAIN):
+            shelf = box.shelf
+            unions = self._engine.storing.unions
+            if (
+                unions is not None
+                and shelf is not None
+                and (len(fresh) + shelf.arriving < shelf.quick or (shelf.is_deep and box.has_room()))
+                and (parent is None or parent.properties is PLAIN)
+                and ground.sender is None
+            ):
+                stamp, origin = now + ground.wall_offset, origin_of(parent, ground.prefix)
+                message = Message(ground.prefix, next(ground.serials), body, "", box.name, stamp, origin)
+                arrival = unions.enter(box, shelf, message, now)
+                try:
+                    await ground.parking.park_among(arrival)
+                except anyio.get_cancelled_exc_class() as error:
+                    await unions.outwait(arrival, error)
+                return unions.receipt(arrival)
             return await self._tell(body, options)
         sender = ground.sender
         if sender is not None and (sender() if parent is None else carries_trace(sender, worker, box)):
@@ -162,10 +182,10 @@ class Actor(Generic[Body, Reply]):
         return Receipt(ground.prefix, serial, 1)
 
     @overload
-    def tell_nowait(self: "Actor[None, Any]", body: None = None, **options: Unpack[OutputOptions]) -> Receipt: ...
+    def tell_nowait(self: "Actor[None, Any]", body: None = None, **options: Unpack[TellOptions]) -> Receipt: ...
     @overload
-    def tell_nowait(self, body: Body, **options: Unpack[OutputOptions]) -> Receipt: ...
-    def tell_nowait(self, body: Any = None, **options: Unpack[OutputOptions]) -> Receipt:
+    def tell_nowait(self, body: Body, **options: Unpack[TellOptions]) -> Receipt: ...
+    def tell_nowait(self, body: Any = None, **options: Unpack[TellOptions]) -> Receipt:
         """Put a message into its mailbox at once.
 
         Args:
@@ -299,7 +319,7 @@ class Actor(Generic[Body, Reply]):
                 origin_of(parent, ground.prefix),
                 PLAIN if deadline is None else Properties(deadline=deadline),
             )
-        for name in ("delay", "at", "reply_to", "mandatory"):
+        for name in ("delay", "at", "reply_to", "mandatory", "require"):
             if options.get(name) is not None:
                 raise TypeError(f"ask takes no {name}: its asker waits for the answer now")
         message = compose(ground, body, exchange="", key=self._box.name, options=options, parent=parent, now=now)

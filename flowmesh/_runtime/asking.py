@@ -11,7 +11,6 @@ from flowmesh._core.entry import Entry, Outcome, State
 from flowmesh._core.mailbox import Mailbox
 from flowmesh._core.timers import Timer
 from flowmesh._runtime.ground import Ground
-from flowmesh._runtime.parking import Waiter
 from flowmesh._runtime.worker import Worker
 from flowmesh.errors import NoReply
 
@@ -23,6 +22,7 @@ class Ask(Entry, eq=False):
 
     `worker`: whose handler can be cancelled while it runs. `is_open`: no answer yet. `error`: what the asker gets raised.
     `waiting_for_room`: the scope in which the asker stands in the mailbox's line, if it does. `timer`: of its own deadline.
+    `is_answered`: `value` is the answer, for the asker once the copy is acked.
     `wait`: what others see of it, if the asker is one whom others could wait for (see waiting.py).
     """
 
@@ -36,13 +36,17 @@ class Ask(Entry, eq=False):
     timer: Timer | None = None
     waiting_for_room: Any = None
     wait: Any = None
+    is_answered: bool = False
 
     asked: ClassVar[bool] = True
-    abort = Waiter.abort
+    fleeting: ClassVar[bool] = True
 
     def ended(self, outcome: Outcome) -> None:
         """Take the news that the copy has ended; if it was not by a reply, none will come."""
         if not self.is_open:
+            return
+        if self.is_answered and outcome == "acked":
+            self.answer(self.value)
             return
         reason = "rejected" if outcome == "acked" else outcome
         self.fail(
@@ -57,6 +61,11 @@ class Ask(Entry, eq=False):
         """Let it be looked at whether its lane is held by one that waits for it."""
         if self.wait is not None:
             self.wait.look_again()
+
+    def answer_when_acked(self, value: Any) -> None:
+        """Give the asker its reply as soon as the turn that it is of is committed."""
+        self.is_answered = True
+        self.value = value
 
     def answer(self, value: Any) -> None:
         """Give the asker its reply."""
@@ -120,7 +129,7 @@ class Asks:
         if ask.state is State.LEASED:
             if ask.worker is not None and ask.worker.message is ask.message:
                 ask.worker.cancel("asker")
-        elif (ask.state is State.READY and ask.queued) or ask.state in (State.ASIDE, State.DELAYED):
+        elif (ask.state is State.READY and ask.queued) or ask.state in (State.ASIDE, State.DELAYED, State.POSTPONED):
             ground = self._ground
             ground.tell(ground.ledger.commit(Withdraw(mailbox, ask), now=ground.now()))
             ground.look_idle()

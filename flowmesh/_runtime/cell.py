@@ -11,20 +11,24 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol, cast
 
 import anyio
+from msgspec import Struct
 
+from flowmesh._core.commits import Commit, Owner
 from flowmesh._core.entry import Entry
 from flowmesh._core.gates import Gates
+from flowmesh._core.ledger import Lodging
 from flowmesh._core.mailbox import Mailbox
 from flowmesh._runtime.classes import ClassHandler
 from flowmesh._runtime.gathering import Gathering
 from flowmesh._runtime.handler import Handler
+from flowmesh._runtime.machines import Machines
 from flowmesh._runtime.parking import Waiter
 from flowmesh._runtime.signature import check_provided
 from flowmesh.errors import InvalidHandler
 from flowmesh.message import Message
 from flowmesh.policies import Autoscale, Batch, Debounce, Gate, Restart, Retry
 
-__all__ = ["Cell", "Pool"]
+__all__ = ["Cell", "Keyed", "Keying", "Pool"]
 
 
 _NOBODY: Final = cast("set[Any]", frozenset())
@@ -75,8 +79,63 @@ class Scaling(Protocol):
 class Incarnate(Protocol):
     """What dies with an incarnation."""
 
+    @property
+    def is_pending(self) -> bool:
+        """Something of it is still to come."""
+        ...
+
     def clear(self) -> None:
         """Let it die."""
+        ...
+
+
+class Keying(Struct, frozen=True):
+    """How a class actor with `by=` keeps its instances.
+
+    One without a message for `idle` seconds is put away, and at most `max_active` are there at once. None: never, no limit.
+    """
+
+    idle: float | None = None
+    max_active: int | None = None
+
+
+class Keyed(Lodging, Protocol):
+    """The instances of a class actor with `by=`, as the rest of the runtime sees them. `put_away`: how many have been."""
+
+    put_away: int
+
+    @property
+    def count(self) -> int:
+        """How many there are: those that start and those that leave, too."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """How many values wait until another one's instance has been put away."""
+        ...
+
+    def of(self, entry: Entry | None) -> Any:
+        """Return the instance that a copy in hand is handled by."""
+        ...
+
+    def find(self, entry: Entry) -> Any:
+        """Return the instance that lives in a copy's lane, or None: it is gone."""
+        ...
+
+    def ended(self, entry: Entry) -> None:
+        """Take the news that a handler has ended otherwise than by returning."""
+        ...
+
+    def renew(self, entry: Entry) -> None:
+        """Make the instance that a copy was handled by anew, whatever its policy."""
+        ...
+
+    async def leave(self) -> None:
+        """Wait until no handler runs, put all instances away, and wait until they are gone."""
+        ...
+
+    def clear(self) -> None:
+        """Forget them: the run of the mesh has ended."""
         ...
 
 
@@ -105,13 +164,19 @@ class Cell(_Front):
     is there; `keeper`: of it, if it needs one. `leaves_with_asker`: cancelled when its asker leaves. `is_plain`: the handler
     is awaited with the body and nothing else. `is_stepped`: it changes its context variables, so each message runs in a
     fresh copy. `lane_of`: gives a copy's lane, or None; `gates`: what may hold a copy back, or None; `gathering`: lets messages
-    wait for others, or None; `needs_ledger`: it has one of the three. `width`: handlers at once; `slots` are one more where a
+    wait for others, or None; `machines`: of an actor that is a state machine; `postpone`: lets its messages wait for a change
+    of state, or None; `needs_ledger`: it has one of these four; `only_by`: what gives
+    its lanes, if these are all it has. `width`: handlers at once; `slots` are one more where a
     gate has to look while all run, and keeps the width. `autoscale`: how the width follows the load; `scaler`: what sees to
     that. `middleware`: its own layers; `chain`: all of them, the mesh's too, as one call, or None. `observed`: hand-outs are
     told to observers. `declared_as`: the handle that its declaration is known by. `needs_context`: a turn has a Context,
     whether or not the handler takes it. `restart`: a class actor's policy, `restarts`: how often that made its instance anew.
+    `committing`: turns of it that are being written to the store; more than `ahead`, and it waits for them; `latest`: the
+    last of them. `rests`: the store did not take what it made. `distrusted`: why its instance, which is ahead of what is saved,
+    has to be made anew.
     `is_kept`: it needs a keeper; `judge` is told then when a handler has failed. `reminders`: the timers of its incarnation,
-    once it has set one. `watchers`: what is to be done when it has been stopped, by whoever wants it.
+    once it has set one. `watchers`: what is to be done when it has been stopped, by whoever wants it. `keying`: it has an
+    instance for each value of `by`, `instances`: they, once it is in a mesh.
     """
 
     __slots__ = (
@@ -130,23 +195,32 @@ class Cell(_Front):
 
     # What most actors never have stands here: one that has it gets a dict for it, and the others weigh 200 bytes less.
     autoscale: Autoscale | None = None
+    committing: int = 0
     by: Callable[[Any], Any] | None = None
     failed: int = 0
     gates: Gates | None = None
     gathering: Gathering | None = None
+    distrusted: Exception | None = None
     held_by: set[Mailbox] = _NOBODY
+    instances: Keyed | None = None
     is_kept: bool = False
     is_stepped: bool = False
-    judge: "Callable[[Cell, BaseException, Message], None] | None" = None
+    judge: "Callable[[Any, BaseException, Message], None] | None" = None
     keeper: Keeping | None = None
+    keying: Keying | None = None
+    latest: Commit | None = None
     lane_of: Callable[[Entry], Any] | None = None
     limiter: anyio.CapacityLimiter | None = None
+    machines: Machines | None = None
     middleware: tuple[Callable[[Any, Any], Awaitable[object]], ...] = ()
+    only_by: Callable[[Any], Any] | None = None
     paused: bool = False
+    postpone: Callable[[Entry], bool] | None = None
     progress: dict[str, tuple[float, float | None]] = _NO_PROGRESS
     reminders: Incarnate | None = None
     restart: Restart | None = None
     restarts: int = 0
+    rests: bool = False
     retried: int = 0
     retry: Retry | None = None
     scaler: Scaling | None = None
@@ -171,6 +245,7 @@ class Cell(_Front):
         gates: tuple[Gate, ...] = (),
         gather: Batch | Debounce | None = None,
         restart: Restart | None = None,
+        keying: Keying | None = None,
     ) -> None:
         self.name = name
         self.box = box
@@ -195,7 +270,9 @@ class Cell(_Front):
             self.middleware = middleware
         if restart is not None:
             self.restart = restart
-        if isinstance(handler, ClassHandler) and (handler.hooks is not None or restart is not None):
+        if keying is not None:
+            self.keying = keying
+        elif isinstance(handler, ClassHandler) and (handler.hooks is not None or restart is not None):
             self.is_kept = True
         if gates:
             self.gates = Gates(gates, body_of=self.body_of, slots=self.width)
@@ -204,9 +281,29 @@ class Cell(_Front):
         if gather is not None:
             self.gathering = Gathering(self, gather)
             self.lane_of = self.gathering.lane_of
+        if isinstance(handler, ClassHandler) and handler.is_machine:
+            self.machines = Machines(self, handler)
+            self.postpone = self.machines if handler.postpones else None
         self.slots = self._slots_of(self.width)
-        self.needs_ledger = by is not None or bool(gates) or gather is not None
+        self.needs_ledger = by is not None or bool(gates) or gather is not None or self.postpone is not None
+        if by is not None and not gates and gather is None and self.postpone is None:
+            self.only_by = by
         self.settle_call()
+
+    @property
+    def actor(self) -> "Cell":
+        """The actor that it is; of one of its instances, the actor too."""
+        return self
+
+    @property
+    def owner(self) -> Owner:
+        """Whose its saved state is."""
+        return Owner(self.name)
+
+    @property
+    def watcher(self) -> object:
+        """Who it is among those that watch another actor."""
+        return self
 
     def __call__(self) -> None:
         """Take the news that the mailbox has something. A call of the actor itself: one object less on a message's way."""
@@ -226,6 +323,14 @@ class Cell(_Front):
 
     def _slots_of(self, width: int) -> int:
         return width + 1 if self.gates is not None and self.gates.slots is not None else width
+
+    @property
+    def ahead(self) -> int:
+        """Turns that may be on their way to the store while it is handed more; none of a machine, whose state they change.
+
+        Of one with an instance for each value, the lane sees to that.
+        """
+        return 0 if self.machines is not None and self.keying is None else self.width
 
     def hold(self, mailbox: Mailbox) -> None:
         """Hand it nothing more because of this mailbox."""
@@ -279,8 +384,10 @@ class Cell(_Front):
             self.settle_call()
 
     def make_instance(self) -> None:
-        """Make the instance of a class actor; nothing for a function."""
-        if isinstance(self.handler, ClassHandler):
+        """Make the instance of a class actor; nothing for a function. One with `by=` makes each when it is needed."""
+        if self.keying is not None:
+            self.is_ready = True
+        elif isinstance(self.handler, ClassHandler):
             self.set_instance(self.handler.make(self.things or {}))
 
     def set_instance(self, instance: object) -> None:
@@ -288,6 +395,8 @@ class Cell(_Front):
         assert isinstance(self.handler, ClassHandler)
         self.call = self.handler.bind(instance, self.things or {})
         self.is_ready = True
+        if self.distrusted is not None:
+            self.distrusted = None
         self.settle_call()
 
     def take_back(self) -> None:
@@ -296,8 +405,14 @@ class Cell(_Front):
         self.things = self.call = None
         if self.keeper is not None:
             self.keeper = self.judge = None
+        if self.instances is not None:
+            self.instances.clear()
+        if self.machines is not None:
+            self.machines.release()  # of machines that were put away
         if self.gathering is not None:
             self.gathering.release()
+        if self.rests or self.distrusted is not None:
+            self.rests, self.distrusted = False, None
         self.is_ready = isinstance(self.handler, Handler)
         if self.watchers:
             self.watchers = _NO_WATCHERS
@@ -311,9 +426,23 @@ class Cell(_Front):
             self.call = None
             self.settle_call()
 
+    @property
+    def has_in_hand(self) -> bool:
+        """A handler of it runs, or what one has done is being written."""
+        return self.running > 0 or self.committing > 0
+
     def reopen(self) -> bool:
         """Work out whether it may be handed messages; True if it may."""
-        self.closed = self.paused or self.stopped or self.standby or not self.is_ready or bool(self.held_by)
+        self.closed = (
+            self.paused
+            or self.stopped
+            or self.standby
+            or not self.is_ready
+            or bool(self.held_by)
+            or self.committing > self.ahead
+            or self.rests
+            or self.distrusted is not None
+        )
         return not self.closed
 
     def resolve(self) -> None:
@@ -349,4 +478,8 @@ class Cell(_Front):
 
     def _lane_of(self, entry: Entry) -> Any:
         assert self.by is not None
+        body = entry.message.body
+        if entry.body is None and isinstance(body, self.accepts):
+            entry.body = body
+            return self.by(body)
         return self.by(self.body_of(entry))

@@ -10,45 +10,25 @@ import inspect
 import sys
 import typing
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Never, TypeVar, cast
 
 import anyio
 import anyio.to_thread
 
+from flowmesh._core.machines import Response
 from flowmesh._runtime.handler import Handler, Nothing, convert
 from flowmesh._runtime.hooks import hooks_of
+from flowmesh._runtime.marks import mark_of, marked
 from flowmesh._runtime.signature import Annotations, Needs, named
 from flowmesh.errors import InvalidHandler
 
-__all__ = ["ClassHandler", "Method", "on"]
+__all__ = ["ClassHandler", "Method", "in_thread", "nearest"]
 
-Marked = TypeVar("Marked", bound=Callable[..., Any])
-
-_MARK: Final = "__flowmesh_on__"
 _MEND: Final = "a method takes (self, message: Type), and Context and provided things by their types"
 _MEND_INIT: Final = "a class actor is given provided things, by their types"
 _MAX_CACHED: Final = 1000
 """Subclasses of message types whose method is remembered; the others are looked up each time."""
-
-
-def on(method: Marked) -> Marked:
-    """Mark a method of a class actor as the one that takes messages of the type that its first parameter is annotated with.
-
-        class Totals:
-            @on
-            async def placed(self, message: OrderPlaced) -> None: ...
-
-    A union gives it all of its members. What overrides a marked method takes its place, marked or not.
-
-    Raises:
-        InvalidHandler: it is no method: a class, a staticmethod, a property.
-    """
-    target: object = method
-    if not inspect.isfunction(target):
-        raise InvalidHandler(f"@on goes on a method, def ...(self, message: Type), not on {method!r}")
-    setattr(target, _MARK, True)
-    return method
 
 
 class Method:
@@ -73,6 +53,14 @@ class ClassHandler:
 
     takes_body = True
     is_async = True
+    is_machine = False
+    """Its methods are dispatched by state, too."""
+    postpones = False
+    """Some messages wait for a change of state."""
+    has_timeouts = False
+    """Some states end by themselves after a while."""
+    limit = 0
+    """Messages that wait so at once, of each instance."""
     leaves_with_asker = False
     """A handler cancelled half-way would leave its instance in a state that nobody has written."""
 
@@ -83,7 +71,7 @@ class ClassHandler:
         names: Mapping[str, Any] = ChainMap(nested, cast("Any", local_names)) if nested else local_names
         self._place = f"{kind.__module__}.{kind.__qualname__}"
         self._annotations, self._needs = _read_init(kind, names)
-        self.methods = {name: Method(name, self._read(name, injected, names)) for name in _marked(kind)}
+        self.methods = {name: Method(name, self._read(name, injected, names)) for name in marked(kind)}
         if not self.methods:
             raise InvalidHandler(f"class {self._place} has no method that takes messages: decorate them with flowmesh.on")
         self.hooks = hooks_of(kind)
@@ -110,6 +98,8 @@ class ClassHandler:
         found = inspect.getattr_static(self.kind, name)
         if not inspect.isfunction(found):
             raise InvalidHandler(f"class {self._place}: {name!r} takes messages, and is no method but {found!r}")
+        if mark_of(self.kind, name).names_states and not self.is_machine:
+            raise InvalidHandler(f"class {self._place}: {name!r} speaks of states: only a flowmesh.Machine has some")
         handler = Handler(functools.partial(found, None), injected, names)
         if not handler.takes_body:
             raise InvalidHandler(f"class {self._place}: method {name!r} takes no message; {_MEND}")
@@ -132,15 +122,7 @@ class ClassHandler:
         self._annotations.forget()
         table: dict[type, Method] = {}
         for method in self.methods.values():
-            kinds = method.types()
-            for kind in kinds:
-                if getattr(kind, "_is_protocol", False):
-                    raise InvalidHandler(
-                        f"class {self._place}: method {method.name!r} takes {named(kind)}, a Protocol: messages are "
-                        "dispatched by their classes"
-                    )
-                if kind is int and float in kinds and int not in _written(method.handler.body_type):
-                    continue  # Only as a float: see below.
+            for kind in self._kinds_of(method):
                 if kind in table:
                     raise InvalidHandler(
                         f"class {self._place}: {table[kind].name!r} and {method.name!r} both take {named(kind)}: "
@@ -150,12 +132,28 @@ class ClassHandler:
         if float in table:
             table.setdefault(int, table[float])  # as type checkers have it
         self._table = table
+        self._take(table)
+
+    def _take(self, table: Mapping[type, Method]) -> None:
+        """Take messages of these types."""
         methods = list(self.methods.values())
         self.accepts = next(iter(table)) if len(table) == 1 else tuple(table)
         kinds = [method.handler.body_type for method in methods]
         self.body_type = kinds[0] if len(kinds) == 1 else _union(kinds)
         takers = [method.handler.context_as for method in methods if method.handler.context_as is not None]
         self.context_as = None if not takers else takers[0] if len(methods) == 1 else "context"
+
+    def _kinds_of(self, method: Method) -> Iterator[type]:
+        kinds = method.types()
+        for kind in kinds:
+            if getattr(kind, "_is_protocol", False):
+                raise InvalidHandler(
+                    f"class {self._place}: method {method.name!r} takes {named(kind)}, a Protocol: messages are "
+                    "dispatched by their classes"
+                )
+            if kind is int and float in kinds and int not in _written(method.handler.body_type):
+                continue  # Only as a float: see _tabulate.
+            yield kind
 
     @property
     def wanted(self) -> str:
@@ -187,12 +185,7 @@ class ClassHandler:
 
         It is called with the body, and with the Context under the name `context_as` if any method takes it.
         """
-        limiter = anyio.CapacityLimiter(1)
-        bound: dict[str, Callable[..., Any]] = {}
-        for name, method in self.methods.items():
-            handler = method.handler
-            call = handler.needs.bind(getattr(instance, name), things)
-            bound[name] = call if handler.is_async else _in_thread(call, limiter)
+        bound = self.calls_of(instance, things, anyio.CapacityLimiter(1))
         if len(bound) == 1:
             return next(iter(bound.values()))
         if self.context_as is None:
@@ -200,6 +193,20 @@ class ClassHandler:
         return _dispatch_with_context(
             {kind: (bound[method.name], method.handler.context_as) for kind, method in self._table.items()}
         )
+
+    def response_to(self, state: str, body: object) -> Response | None:
+        """Return what is done with a message in a state: only a machine's class knows."""
+        raise NotImplementedError
+
+    def calls_of(
+        self, instance: Any, things: Mapping[Any, Any], limiter: anyio.CapacityLimiter
+    ) -> dict[str, Callable[..., Any]]:
+        """Return an instance's methods by name, each with the things that it asks for; all are to be awaited."""
+        bound: dict[str, Callable[..., Any]] = {}
+        for name, method in self.methods.items():
+            call = method.handler.needs.bind(getattr(instance, name), things)
+            bound[name] = call if method.handler.is_async else in_thread(call, limiter)
+        return bound
 
 
 def _dispatch(table: dict[type, Callable[[Any], Any]]) -> Callable[[Any], Any]:
@@ -209,7 +216,7 @@ def _dispatch(table: dict[type, Callable[[Any], Any]]) -> Callable[[Any], Any]:
         kind = type(body)
         call = exact.get(kind)
         if call is None:
-            call = _nearest(table, kind)
+            call = nearest(table, kind)
             if len(exact) < _MAX_CACHED:
                 exact[kind] = call
         return call(body)
@@ -224,7 +231,7 @@ def _dispatch_with_context(table: dict[type, tuple[Callable[..., Any], str | Non
         kind = type(body)
         found = exact.get(kind)
         if found is None:
-            found = _nearest(table, kind)
+            found = nearest(table, kind)
             if len(exact) < _MAX_CACHED:
                 exact[kind] = found
         call, name = found
@@ -236,7 +243,7 @@ def _dispatch_with_context(table: dict[type, tuple[Callable[..., Any], str | Non
 Found = TypeVar("Found")
 
 
-def _nearest(table: Mapping[type, Found], kind: type) -> Found:
+def nearest(table: Mapping[type, Found], kind: type) -> Found:
     """Return what stands for the nearest class in a type's MRO, or for one that it is registered as a subclass of."""
     for base in kind.__mro__:
         if base in table:
@@ -244,21 +251,13 @@ def _nearest(table: Mapping[type, Found], kind: type) -> Found:
     return next(found for base, found in table.items() if issubclass(kind, base))
 
 
-def _in_thread(call: Callable[..., Any], limiter: anyio.CapacityLimiter) -> Callable[..., Any]:
-    async def in_thread(*args: Any, **given: Any) -> Any:
+def in_thread(call: Callable[..., Any], limiter: anyio.CapacityLimiter) -> Callable[..., Any]:
+    """Return what runs a plain method in a worker thread."""
+
+    async def run(*args: Any, **given: Any) -> Any:
         return await anyio.to_thread.run_sync(functools.partial(call, *args, **given), limiter=limiter)
 
-    return in_thread
-
-
-def _marked(kind: type[Any]) -> list[str]:
-    """Return the names of the methods that take messages, in the order in which they were written, base classes first."""
-    names: dict[str, None] = {}
-    for owner in reversed(kind.__mro__):
-        for name, member in vars(owner).items():
-            if hasattr(member, _MARK) or hasattr(getattr(member, "__func__", None), _MARK):
-                names[name] = None
-    return [name for name in names if inspect.getattr_static(kind, name) is not None]
+    return run
 
 
 def _read_init(kind: type[Any], names: Mapping[str, Any]) -> tuple[Annotations, Needs]:

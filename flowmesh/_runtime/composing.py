@@ -4,25 +4,25 @@ One list of options for everything that publishes; each is checked here, once.
 """
 
 import datetime
-import difflib
 import math
 from collections.abc import Mapping
-from typing import Any, Final, TypedDict
+from typing import Any, Final, TypedDict, get_args
 
 from flowmesh._runtime.ground import Ground
-from flowmesh.message import PLAIN, Message, Properties
+from flowmesh.checks import require, suggestion
+from flowmesh.message import PLAIN, Durability, Message, Properties
 from flowmesh.policies import Named, name_of
 
 __all__ = [
     "MAX_KEY_BYTES",
     "OutputOptions",
     "PublishOptions",
+    "TellOptions",
     "check_due",
     "check_key",
     "compose",
     "due_time",
     "origin_of",
-    "suggestion",
 ]
 
 MAX_KEY_BYTES: Final = 255
@@ -48,8 +48,18 @@ class OutputOptions(TypedDict, total=False):
     reply_to: Named | str | None
 
 
-class PublishOptions(OutputOptions, total=False):
-    """What may be said with a message that is sent at once. `mandatory`: raise Unroutable when no mailbox is bound."""
+class TellOptions(OutputOptions, total=False):
+    """What may be said with a message that is sent at once.
+
+    `require`: raise DurabilityUnavailable, and send nothing, when one of its mailboxes promises less ("none", "process",
+    "power").
+    """
+
+    require: Durability | None
+
+
+class PublishOptions(TellOptions, total=False):
+    """What may be said with a message that is published at once. `mandatory`: raise Unroutable when no mailbox is bound."""
 
     mandatory: bool
 
@@ -128,12 +138,6 @@ def check_key(key: str) -> str:
     return key
 
 
-def suggestion(name: str, known: Any) -> str:
-    """Return ' (did you mean ...?)' for a name that is nearly one of the known ones, otherwise ''."""
-    close = difflib.get_close_matches(name, sorted(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
 def _is_deferred(options: Mapping[str, Any]) -> bool:
     return options.get("delay") is not None or options.get("at") is not None
 
@@ -145,19 +149,21 @@ def _check(options: Mapping[str, Any]) -> None:
         if value is None:
             continue
         if name in ("ttl", "delay"):
-            _require(_is_number(value) and value >= 0, name, "zero or more seconds", value)
+            require(_is_number(value) and value >= 0, name, "zero or more seconds", value)
         elif name == "priority":
-            _require(type(value) is int and 0 <= value <= 255, name, "a whole number from 0 to 255", value)
+            require(type(value) is int and 0 <= value <= 255, name, "a whole number from 0 to 255", value)
         elif name == "at":
-            _require(
+            require(
                 isinstance(value, datetime.datetime) and value.tzinfo is not None, name, "a datetime with a time zone", value
             )
+        elif name == "require":
+            require(value in get_args(Durability), name, "one of none, process, power", value)
         elif name == "headers":
-            _require(_is_headers(value), name, "a mapping with texts as names", value)
+            require(_is_headers(value), name, "a mapping with texts as names", value)
         elif name in ("message_id", "correlation_id"):
-            _require(isinstance(value, str) and bool(value), name, "a text that is not empty", value)
+            require(isinstance(value, str) and bool(value), name, "a text that is not empty", value)
         elif name == "reply_to":
-            _require(isinstance(getattr(value, "name", value), str), name, "a mailbox or its name", value)
+            require(isinstance(getattr(value, "name", value), str), name, "a mailbox or its name", value)
             check_key(getattr(value, "name", value))
     if options.get("delay") is not None and options.get("at") is not None:
         raise ValueError("delay and at were both given: a message is due either after a delay or at a time")
@@ -182,8 +188,3 @@ def _all_texts(names: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value < math.inf
-
-
-def _require(holds: bool, name: str, what: str, value: object) -> None:
-    if not holds:
-        raise ValueError(f"{name} must be {what}, not {value!r}")

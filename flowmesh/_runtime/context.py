@@ -19,11 +19,12 @@ from flowmesh._runtime.cell import Cell
 from flowmesh._runtime.composing import OutputOptions, compose, due_time
 from flowmesh._runtime.effects import Effects, saved_state
 from flowmesh._runtime.ground import Ground
+from flowmesh._runtime.instance import Acting
 from flowmesh._runtime.statistics import Statistics
 from flowmesh.errors import AccessRefused, AlreadySettled, NotFound, PreconditionFailed
 from flowmesh.message import Fire, Message
 
-__all__ = ["ActorContext", "Context", "Output", "Target"]
+__all__ = ["ActorContext", "Context", "Output", "Target", "home_of", "is_asked", "starting"]
 
 
 class Publishable(Protocol):
@@ -90,7 +91,7 @@ class Context:
     __slots__ = ("_batch", "_cell", "_ended", "_entry", "_ground", "_log", "_overview", "effects", "message", "outputs")
 
     def __init__(
-        self, ground: Ground, cell: Cell, message: Message, entry: Entry | None, overview: Callable[[], Statistics]
+        self, ground: Ground, cell: Acting, message: Message, entry: Entry | None, overview: Callable[[], Statistics]
     ) -> None:
         self._ground = ground
         self._cell = cell
@@ -141,7 +142,7 @@ class Context:
     @property
     def actor(self) -> str:
         """The actor's name."""
-        return self._cell.name
+        return self._cell.actor.name
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
@@ -188,10 +189,10 @@ class Context:
         self._collect(self._ground.router.default_exchange, body, actor.cell.box.name, options)
 
     def save(self, state: Struct) -> None:
-        """Replace the state that this actor has saved, with the ack; only a class actor has one.
+        """Replace the state that this actor has saved, with the ack; only a class actor has one, with `by=` one for each value.
 
-        It survives restarts, and the mesh's runs as long as the Mesh object lives. What becomes of the thing afterwards is
-        not in it.
+        It survives restarts and putting away, and the mesh's runs as long as the Mesh object lives; with a store, also the
+        process. What becomes of the thing afterwards is not in it.
 
         Raises:
             PreconditionFailed: this is a function, which has no state.
@@ -213,10 +214,11 @@ class Context:
 
         It dies with its incarnation: when the instance is made anew, when the actor stops or the mesh does, it does not fire,
         and its message is not handled if it has not been. Setting one of the same name replaces it. At the drain none fires.
+        An instance for one value of `by=` is not put away while one of its timers is pending.
 
         Raises:
             WrongBody: the actor does not take the message.
-            ValueError: an empty name, or a delay that is none.
+            ValueError: an empty name, a delay that is none, or a message for the instance of another value.
             AlreadySettled: the turn has ended.
         """
         self._affect().set_timer(name, delay, message)
@@ -270,15 +272,19 @@ class Context:
             )
         if exchange.internal:
             raise AccessRefused(f"exchange {exchange.name!r} is internal: publish to an exchange that is bound to it")
-        if "mandatory" in options:
-            raise TypeError("mandatory is for a publish that is awaited: what a turn collected is routed with its ack")
+        for name in ("mandatory", "require"):
+            if name in options:
+                raise TypeError(f"{name} is for a publish that is awaited: what a turn collected is routed with its ack")
         now = self._ground.now()
         message = compose(self._ground, body, exchange=exchange.name, key=key, options=options, parent=self.message, now=now)
         self.outputs.append(Output(exchange, message, options))
 
 
 class ActorContext:
-    """What a source sees of its mesh, and a hook of its actor."""
+    """What a source sees of its mesh, and a hook of its actor.
+
+    `name`: the source's, or the actor's; with `by=`, that of the instance, like "totals[42]".
+    """
 
     __slots__ = ("_cell", "_ground", "_log", "_overview", "name")
 
@@ -288,7 +294,7 @@ class ActorContext:
         log: logging.Logger,
         overview: Callable[[], Statistics],
         ground: Ground | None = None,
-        cell: Cell | None = None,
+        cell: Acting | None = None,
     ) -> None:
         self.name = name
         self._log = TurnLog(log, {"actor": name})
@@ -345,9 +351,30 @@ class ActorContext:
         effects.watch(actor.cell, message)
         effects.carry_out()
 
-    def _home(self) -> tuple[Ground, Cell]:
+    def _home(self) -> tuple[Ground, Acting]:
         if self._ground is None or self._cell is None:
             raise PreconditionFailed(
                 f"source {self.name!r} takes no messages and saves no state: write a class actor, and tell it what to do"
             )
         return self._ground, self._cell
+
+
+def home_of(context: Context | ActorContext) -> tuple[Ground, Acting]:
+    """Return the mesh and the actor of a context.
+
+    Raises:
+        PreconditionFailed: it is of a source.
+    """
+    return (context._ground, context._cell) if isinstance(context, Context) else context._home()  # pyright: ignore[reportPrivateUsage] - not for users
+
+
+def is_asked(context: Context) -> bool:
+    """Somebody waits for what the turn returns."""
+    entry = context._entry  # pyright: ignore[reportPrivateUsage] - not for users
+    return entry is not None and entry.asked
+
+
+def starting(context: ActorContext, message: Message) -> Context:
+    """Return the Context of a turn in which an actor begins: no copy is settled in it."""
+    ground, cell = home_of(context)
+    return Context(ground, cell, message, None, context._overview)  # pyright: ignore[reportPrivateUsage] - not for users

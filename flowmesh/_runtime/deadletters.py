@@ -6,6 +6,7 @@ from flowmesh._core.commits import Enter, Purge, Replay
 from flowmesh._core.entry import Entry, State
 from flowmesh._core.numbers import MailboxStatistics
 from flowmesh._runtime.engine import Engine
+from flowmesh._runtime.handover import Handover
 from flowmesh.errors import MailboxFull
 from flowmesh.message import DeathReason, Message
 
@@ -53,6 +54,7 @@ class DeadLetters:
 
         Raises:
             MailboxFull: a `reject` mailbox is full; the letters before it have been put back.
+            StoreError: a letter cannot be stored where it goes, and stays; the letters before it have been put back.
             NotRunning, MeshStopped: the mesh takes no messages now.
             TypeError: an id is no text.
         """
@@ -69,13 +71,13 @@ class DeadLetters:
             if target is not None and engine.room.is_blocked(target):
                 await engine.room.wait(target)
             try:
-                replayed += self._replay_one(entry, name, replayed)
+                replayed += await self._replay_one(entry, name, replayed)
             finally:
                 if target is not None:
                     engine.room.look_again(target)
         return replayed
 
-    def _replay_one(self, entry: Entry, name: str, before: int) -> bool:
+    async def _replay_one(self, entry: Entry, name: str, before: int) -> bool:
         """Put one letter back, if it is still here and its mailbox takes it; `before`: how many were put back already."""
         ground = self._engine.ground
         target = ground.router.find_mailbox(name)
@@ -94,8 +96,11 @@ class DeadLetters:
             if target.options.overflow == "drop_newest":
                 ground.log.warning("dead letter %s stays: its mailbox %r is full", entry.message.id, name)
                 return False
-        commit = ground.ledger.commit(Replay(entry, target), now=ground.now())
+        handover = None if ground.ledger.journal is None else Handover(ground)
+        commit = ground.ledger.commit(Replay(entry, target), now=ground.now(), then=handover)
         ground.tell(commit)
+        if handover is not None:
+            await handover.wait()
         return any(isinstance(change, Enter) and change.mailbox is target for change in commit.changes)
 
     def purge(self, *, mailbox: str | None = None, reason: DeathReason | None = None) -> int:
@@ -104,8 +109,12 @@ class DeadLetters:
         Args:
             mailbox: only those that died in the mailbox of this name.
             reason: only those that died for this reason.
+
+        Raises:
+            NotRunning: the mesh has a store, and does not run.
         """
         ground = self._engine.ground
+        self._engine.storing.check_open("what rests among the dead letters")
         entries = self._find((), mailbox, reason, None)
         ground.ledger.commit(Purge(ground.ledger.dead_letters, only=tuple(entries)), now=self._engine.ground.moment()[0])
         return len(entries)

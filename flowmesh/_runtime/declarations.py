@@ -17,7 +17,7 @@ from msgspec import Struct
 from flowmesh._core.exchanges import Exchange as CoreExchange
 from flowmesh._core.mailbox import Mailbox as CoreMailbox
 from flowmesh._runtime.actor import Actor
-from flowmesh._runtime.cell import Cell
+from flowmesh._runtime.cell import Cell, Keying
 from flowmesh._runtime.classes import ClassHandler
 from flowmesh._runtime.engine import Engine
 from flowmesh._runtime.exchange import Exchange
@@ -128,7 +128,10 @@ class MailboxDeclaration(Struct, frozen=True, eq=False):
 
 
 class ActorDeclaration(Struct, frozen=True, eq=False):
-    """An actor, without its bindings. `mailbox`: the options of its own, or the handle of one that it shares."""
+    """An actor, without its bindings. `mailbox`: the options of its own, or the handle of one that it shares.
+
+    `keying`: of a class with `by=`.
+    """
 
     handle: Actor[Any, Any]
     name: str
@@ -142,9 +145,10 @@ class ActorDeclaration(Struct, frozen=True, eq=False):
     gates: tuple[Gate, ...] = ()
     gather: Batch | Debounce | None = None
     restart: Restart | None = None
+    keying: Keying | None = None
 
     def check(self, engine: Engine) -> None:
-        """Refuse a second actor of its name, and a mailbox that is declared differently there."""
+        """Refuse a second actor of its name, and a mailbox that is declared differently there, or is a keyed actor's."""
         found = engine.residents.cells.get(self.name)
         if found is not None and found.declared_as is not self.handle:
             raise PreconditionFailed(f"actor {self.name!r} exists in {engine.ground.label}: give this one another name=")
@@ -152,6 +156,20 @@ class ActorDeclaration(Struct, frozen=True, eq=False):
         router = engine.ground.router
         if not isinstance(self.mailbox, Mailbox) and router.find_mailbox(self.name) is not None:
             router.declare_mailbox(self.name, self.mailbox)
+        if found is None:
+            self._check_alone(engine)
+
+    def _check_alone(self, engine: Engine) -> None:
+        """Refuse to let another actor be handed what an instance of a keyed one is there for."""
+        name = self.mailbox.name if isinstance(self.mailbox, Mailbox) else self.name
+        box = engine.ground.router.find_mailbox(name)
+        for other in () if box is None else engine.scheduler.consumers_of(box):
+            if self.keying is not None or other.keying is not None:
+                keyed = self.name if self.keying is not None else other.name
+                raise PreconditionFailed(
+                    f"actors {other.name!r} and {self.name!r} cannot share mailbox {name!r}: {keyed!r} has an instance for "
+                    "each value of by=, which is handed all of its messages; bind a mailbox of its own, or stop the other"
+                )
 
     def misses(self, engine: Engine) -> Handle | None:
         """A mailbox that it shares."""
@@ -174,6 +192,7 @@ class ActorDeclaration(Struct, frozen=True, eq=False):
                 gates=self.gates,
                 gather=self.gather,
                 restart=self.restart,
+                keying=self.keying,
             )
             cell.declared_as = self.handle
             engine.add_cell(cell)

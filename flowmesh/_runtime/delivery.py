@@ -7,6 +7,7 @@ from typing import Final, Protocol
 from flowmesh._core.commits import Ack, Back, Dead, Verdict
 from flowmesh._core.entry import Entry
 from flowmesh._core.mailbox import Mailbox
+from flowmesh._runtime.handover import Handover
 from flowmesh.errors import AlreadySettled
 from flowmesh.message import Message
 
@@ -48,8 +49,12 @@ class Origin(Protocol):
 
     mailbox: Mailbox
 
-    def settle(self, entry: Entry, verdict: Verdict, window: Window | None) -> None:
-        """Carry out a verdict."""
+    def settle(self, entry: Entry, verdict: Verdict, window: Window | None) -> Handover | None:
+        """Carry out a verdict; if that is stored, return what to wait for."""
+        ...
+
+    def check_settle(self, entry: Entry) -> None:
+        """Refuse a verdict that cannot be carried out."""
         ...
 
     def forgotten(self, entry: Entry, window: Window | None) -> None:
@@ -87,12 +92,16 @@ class Delivery:
         return self.entry.redelivered
 
     async def ack(self) -> None:
-        """End the delivery: done. Takes effect at once; no checkpoint.
+        """End the delivery: done. Takes effect at once, without a checkpoint; in a durable mailbox, when it is stored.
+
+        Cancellation: none; once it is called, it is settled.
 
         Raises:
-            AlreadySettled: it was settled before.
+            AlreadySettled: it was settled before; or, from a durable mailbox, an earlier run of the mesh has handed it out.
+            MeshStopped: it is from a durable mailbox, and the mesh has stopped; it will be handed out again.
+            StoreError: it could not be stored; the copy has gone back, to be handed out again.
         """
-        self._settle(Ack())
+        await self._settled_with(Ack())
 
     async def nack(self, *, delay: float = 0.0) -> None:
         """Hand the copy back, to be handed out again at its place, now or after `delay` seconds.
@@ -100,20 +109,32 @@ class Delivery:
         Counts towards `max_deliveries`; past that it is a dead letter.
 
         Raises:
-            AlreadySettled: it was settled before.
+            AlreadySettled, MeshStopped: as `ack`.
             ValueError: a delay that is negative or not finite.
+            StoreError: as `ack`.
         """
         if not (delay >= 0 and math.isfinite(delay)):
             raise ValueError(f"delay must be zero or more seconds, not {delay!r}")
-        self._settle(Back(delay, "handout"))
+        await self._settled_with(Back(delay, "handout"))
 
     async def reject(self, reason: str = "") -> None:
         """Make the copy a dead letter.
 
         Raises:
-            AlreadySettled: it was settled before.
+            AlreadySettled, MeshStopped, StoreError: as `ack`.
         """
-        self._settle(Dead("rejected", reason))
+        await self._settled_with(Dead("rejected", reason))
+
+    async def _settled_with(self, verdict: Ack | Back | Dead) -> None:
+        if self._settled is None:
+            try:
+                self._origin.check_settle(self.entry)
+            except AlreadySettled:
+                self._settled = "handed back"
+                raise
+        handover = self._settle(verdict)
+        if handover is not None:
+            await handover.wait()
 
     @property
     def is_settled(self) -> bool:
@@ -125,14 +146,14 @@ class Delivery:
         if self._settled is None:
             self._settle(Back())
 
-    def _settle(self, verdict: Ack | Back | Dead) -> None:
+    def _settle(self, verdict: Ack | Back | Dead) -> Handover | None:
         if self._settled is not None:
             raise AlreadySettled(
                 f"the delivery of message {self.message.id} has already been {self._settled}: settle each delivery once",
                 message=self.message,
             )
         self._settled = _VERBS[type(verdict)]
-        self._origin.settle(self.entry, verdict, self.window)
+        return self._origin.settle(self.entry, verdict, self.window)
 
     def __del__(self) -> None:
         # Also runs for a half-made object, and in any thread.

@@ -37,7 +37,8 @@ class DrainReport(Struct, frozen=True):
     `handed_back`: messages whose handler was cancelled, and which lie ready again; not asked ones: their askers were told.
     `unhandled`: ready copies that an actor would have handled, `unconsumed`: ready copies of mailboxes that nothing was fed
     from, both by mailbox. `in_hand`: deliveries that manual consumers have not settled. `deferred`: messages whose time had
-    not come. `dead_letters` rest in `mesh.dead_letters`. `seconds`: how long the drain took. The numbers are those of
+    not come. `stored`: how many of all these, and of the dead letters, are in the store, for whoever comes next.
+    `dead_letters` rest in `mesh.dead_letters`. `seconds`: how long the drain took. The numbers are those of
     `mesh.statistics()` at its end.
     """
 
@@ -48,6 +49,7 @@ class DrainReport(Struct, frozen=True):
     deferred: int
     dead_letters: int
     seconds: float
+    stored: int = 0
 
     @property
     def exit_code(self) -> int:
@@ -61,7 +63,8 @@ class DrainReport(Struct, frozen=True):
         left += [f"{self.in_hand} in the hands of consumers"] if self.in_hand else []
         left += [f"{self.deferred} deferred"] if self.deferred else []
         left += [f"{self.dead_letters} dead letters"] if self.dead_letters else []
-        return f"drained in {self.seconds:.3g} s; " + (f"left in memory: {', '.join(left)}" if left else "nothing is left")
+        where = f"left, {self.stored} of it in the store" if self.stored else "left in memory"
+        return f"drained in {self.seconds:.3g} s; " + (f"{where}: {', '.join(left)}" if left else "nothing is left")
 
 
 def deferred_in(ground: Ground) -> int:
@@ -82,12 +85,21 @@ def report_on(
         deferred=deferred_in(ground),
         dead_letters=ground.ledger.dead_letters.ready,
         seconds=seconds,
+        stored=_stored(ground),
     )
     if report.exit_code or report.deferred:
         ground.log.warning("mesh %r %s", ground.name, report)
     else:
         ground.log.info("mesh %r %s", ground.name, report)
     return report
+
+
+def _stored(ground: Ground) -> int:
+    """Count what the next run finds in the store."""
+    if ground.ledger.journal is None:
+        return 0
+    boxes = (*ground.router.mailboxes.values(), ground.ledger.dead_letters)
+    return deferred_in(ground) + sum(box.ready + box.leased for box in boxes if box.shelf is not None)
 
 
 class HardExit:

@@ -1,11 +1,12 @@
 """The driver: one task that sleeps until the next timer is due and carries out what it was set for.
 
-Due times are rounded up to the wheel's tick of 1 ms, and there are at least a tick between two wake-ups, two ticks after a busy
-one: so a hundred thousand timers within a second cost five hundred wake-ups.
+Due times are rounded up to the wheel's tick of 1 ms, and there is at least a tick between two wake-ups, more after a busy one
+(`REST`): a wake-up costs as much as a hundred messages, so the more come due, the more of them share one.
 
 A deferred message is by far the most common timer, so those that are due together are taken out together, and a plain one whose
-mailboxes have room enters as a fast `publish` does: one append, no commit (see the ledger).  Everything else about it, and
-every other timer, goes the long way.
+mailboxes have room enters as a fast `publish` does, without a commit (see the ledger): those in a row with the same exchange
+and key by one look at the routes, one comparison and one append.  Everything else about it, and every other timer, goes the
+long way.
 
 The wall clock may jump while the driver sleeps.  A clock that says so (`watch_jumps`) lets it sleep as long as it likes; with
 any other it looks again every WALL_RECHECK seconds while a timer on the wall clock is set, which is how late it may be to
@@ -20,17 +21,20 @@ from typing import Any, Final
 import anyio
 from msgspec.structs import force_setattr
 
-from flowmesh._core.mailbox import EMPTY
-from flowmesh._core.timers import NEVER, TICKS_PER_SECOND, Timer
+from flowmesh._core.mailbox import EMPTY, Mailbox
+from flowmesh._core.timers import NEVER, TICKS_PER_SECOND, Item, Timer
+from flowmesh._core.wheel import timer_of
 from flowmesh._runtime.ground import TURN_MESSAGES, Ground
+from flowmesh.errors import StoreError
 from flowmesh.message import PLAIN, Message
 
-__all__ = ["BUSY_TICK", "TICK", "WALL_JUMP", "WALL_RECHECK", "Driver"]
+__all__ = ["REST", "TICK", "WALL_JUMP", "WALL_RECHECK", "Driver"]
 
 TICK: Final = 1 / TICKS_PER_SECOND
-BUSY_TICK: Final = 2 * TICK
-BUSY: Final = 16
-"""Timers of one wake-up from which on it counts as busy."""
+REST: Final = ((128, 4 * TICK), (16, 2 * TICK))
+"""How many timers a wake-up carried out, and the least time, in seconds, until the next one then."""
+AGAIN: Final = 1.0
+"""Seconds until a deferred message is tried again that could not be stored where it goes."""
 MESSAGES_PER_TIMER: Final = 4
 """Deferred messages that weigh as much as one other timer when it is time to let the other tasks run."""
 WALL_RECHECK: Final = 30.0
@@ -67,7 +71,8 @@ class Driver:
         try:
             while True:
                 self._notice_jump(ground.clock.wall() - ground.now())
-                least = TICK if await self._fire_due() < BUSY else BUSY_TICK
+                fired = await self._fire_due()
+                least = next((rest for timers_fired, rest in REST if fired >= timers_fired), TICK)
                 delay = self._until_next()
                 if delay <= least:
                     await ground.clock.sleep(least)
@@ -129,7 +134,7 @@ class Driver:
         ground.new_turn()
         while True:
             now, wall = ground.now(), ground.clock.wall()
-            due = timers.pop_run(Message, left * MESSAGES_PER_TIMER, now, wall)
+            due = timers.pop_deferrals(left * MESSAGES_PER_TIMER, now, wall)
             if due:
                 self._publish(due, now)
                 fired += len(due)
@@ -145,37 +150,56 @@ class Driver:
                 ground.new_turn()
                 left = TURN_MESSAGES
 
-    def _publish(self, due: Sequence[Timer], now: float) -> None:
+    def _publish(self, due: Sequence[Item], now: float) -> None:
         """Let deferred messages enter; or hold them, if the mesh drains."""
         ground = self._ground
         if self.holds_deferred:
-            for timer in due:
-                ground.ledger.timers.hold(timer)
+            for item in due:
+                ground.ledger.timers.hold(_timer(item))
             return
-        is_observed = ground.ledger.on_applied is not None
-        wall, spare, exchanges = now + ground.wall_offset, ground.spare, ground.router.exchanges
-        for timer in due:
-            message: Message = timer.action
-            exchange = exchanges.get(message.exchange)
-            boxes = None if exchange is None else exchange.routes.get(message.key)
-            if not boxes or is_observed or message.properties is not PLAIN:
-                self._fire(timer)
-                continue
-            for box in boxes:
-                if len(box.fresh) >= box.limit:
-                    self._fire(timer)
-                    break
-            else:
-                # Its copies are as old as their entering; until now nobody has seen it.
-                force_setattr(message, "timestamp", wall)
-                for box in boxes:
-                    if box.fresh is EMPTY:
-                        box.fresh = spare.pop() if spare else deque()
-                    box.fresh.append(message)
-                    box.entered += 1
-                    if box.armed:
-                        box.armed = False
-                        box.on_ready()
+        is_observed = ground.ledger.on_applied is not None or ground.ledger.journal is not None
+        wall, exchanges = now + ground.wall_offset, ground.router.exchanges
+        name = key = None
+        boxes: tuple[Mailbox, ...] = ()
+        run: list[Message] = []  # those that go where `name` and `key` lead to
+        done = 0  # timers before the run
+        for item in due:
+            message: Message = item if type(item) is Message else item.action
+            if message.key is not key or message.exchange is not name or message.properties is not PLAIN:
+                if run:
+                    self._enter(run, boxes, due, done, wall)
+                    done += len(run)
+                    run = []
+                name, key = message.exchange, message.key
+                exchange = exchanges.get(name)
+                boxes = () if exchange is None or is_observed else exchange.routes.get(key, ())
+                if not boxes or message.properties is not PLAIN:
+                    name = key = None  # its commit may change what leads where
+                    self._fire(_timer(item))
+                    done += 1
+                    continue
+            run.append(message)
+        if run:
+            self._enter(run, boxes, due, done, wall)
+
+    def _enter(self, run: list[Message], boxes: tuple[Mailbox, ...], due: Sequence[Item], done: int, wall: float) -> None:
+        """Let plain messages enter their mailboxes at once, if there is room for all; from `due[done]` on are their timers."""
+        for box in boxes:
+            if len(box.fresh) + len(run) > box.limit:
+                for item in due[done : done + len(run)]:
+                    self._fire(_timer(item))
+                return
+        for message in run:  # Their copies are as old as their entering; until now nobody has seen them.
+            force_setattr(message, "timestamp", wall)
+        spare = self._ground.spare
+        for box in boxes:
+            if box.fresh is EMPTY:
+                box.fresh = spare.pop() if spare else deque()
+            box.fresh.extend(run)
+            box.entered += len(run)
+            if box.armed:
+                box.armed = False
+                box.on_ready()
 
     def _fire(self, timer: Timer) -> None:
         ground = self._ground
@@ -185,10 +209,19 @@ class Driver:
             call: Callable[[float], object] = action
             call(now)
             return
-        commit = ground.ledger.commit(ground.ledger.intent_of(timer), now=now)
+
+        def then(error: StoreError | None) -> None:
+            if error is not None and isinstance(action, Message):  # It is still stored, and due again soon.
+                ground.ledger.timers.set(ground.now() + AGAIN, action, number=timer.id)
+
+        commit = ground.ledger.commit(ground.ledger.intent_of(timer), now=now, then=then)
         if commit.notes:
             ground.tell(commit)
         ground.look_idle()
+
+
+def _timer(item: Item) -> Timer:
+    return timer_of(item) if isinstance(item, Message) else item
 
 
 def _nothing() -> None:

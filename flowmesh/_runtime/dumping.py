@@ -18,6 +18,7 @@ from flowmesh._runtime.blocking import place_in
 from flowmesh._runtime.cell import Cell
 from flowmesh._runtime.classes import ClassHandler
 from flowmesh._runtime.ground import Ground
+from flowmesh._runtime.instance import Acting
 from flowmesh._runtime.keeper import Keeper
 from flowmesh._runtime.lineage import task_here
 from flowmesh._runtime.room import Room
@@ -34,7 +35,7 @@ DUMP_SIGNAL: Final[signal.Signals | None] = getattr(signal, "SIGUSR1", None)
 def dump(ground: Ground, cells: Collection[Cell], scheduler: Scheduler, keepers: Iterable[Keeper], room: Room) -> str:
     """Return what everybody does at this moment. Call it in the mesh's thread."""
     lines = [f"mesh {ground.name!r} {ground.phase.value}; actors: {len(cells)}, workers: {len(scheduler.workers)}"]
-    turns: dict[Cell, list[Worker]] = {}
+    turns: dict[Acting, list[Worker]] = {}
     for worker in scheduler.workers:
         if worker.cell is not None and worker.message is not None:
             turns.setdefault(worker.cell, []).append(worker)
@@ -67,7 +68,7 @@ def dump(ground: Ground, cells: Collection[Cell], scheduler: Scheduler, keepers:
     return "\n".join(lines)
 
 
-def _state(cell: Cell) -> str:
+def _state(cell: Acting) -> str:
     """Say why nothing is handed to an actor, if nothing is."""
     if cell.stopped:
         return ", stopped"
@@ -79,10 +80,13 @@ def _state(cell: Cell) -> str:
         return ", not started"
     if cell.held_by:
         return f", held until there is room in {', '.join(sorted(repr(box.name) for box in cell.held_by))}"
+    if isinstance(cell, Cell) and cell.machines is not None and cell.machines.postponed:
+        where = "" if cell.keying is not None else f" in state {cell.machines.state()!r}"
+        return f", {cell.machines.postponed} postponed{where}"
     return ""
 
 
-def _waits_of(waits: list[Wait], cell: Cell, worker: Worker | None) -> str:
+def _waits_of(waits: list[Wait], cell: Acting, worker: Worker | None) -> str:
     """Say what a turn waits for, or a lifespan, as far as that is known."""
     texts: list[str] = []
     for wait in waits:

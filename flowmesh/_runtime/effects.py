@@ -14,6 +14,7 @@ from flowmesh._core.commits import Save
 from flowmesh._runtime.cell import Cell
 from flowmesh._runtime.classes import ClassHandler
 from flowmesh._runtime.ground import Ground
+from flowmesh._runtime.instance import Acting
 from flowmesh._runtime.reminding import check_own_body, check_watched, reminders_of, watch
 from flowmesh.errors import PreconditionFailed
 from flowmesh.message import Message
@@ -28,7 +29,7 @@ class Effects:
 
     __slots__ = ("_cell", "_deeds", "_ground", "_parent", "save")
 
-    def __init__(self, ground: Ground, cell: Cell, parent: Message | None) -> None:
+    def __init__(self, ground: Ground, cell: Acting, parent: Message | None) -> None:
         self._ground = ground
         self._cell = cell
         self._parent = parent
@@ -72,13 +73,29 @@ class Effects:
         """Collect the state to be saved.
 
         Raises:
-            PreconditionFailed: a function has no state.
+            PreconditionFailed: a function has no state, and a machine saves its own.
             TypeError: it is no Struct, or cannot be encoded.
         """
         _check_instance(self._cell)
+        if getattr(self._cell.handler, "is_machine", False):
+            raise PreconditionFailed(
+                f"actor {self._cell.name!r} is a Machine, which saves its state and its data itself: put it in self.data"
+            )
         if not isinstance(state, Struct):  # pyright: ignore[reportUnnecessaryIsInstance] - users get it wrong
             raise TypeError(f"actor {self._cell.name!r} saves a msgspec.Struct, not {state!r}")
-        self.save = Save(self._cell.name, msgspec.msgpack.encode(state))
+        try:
+            encoded = msgspec.msgpack.encode(state)
+        except (TypeError, ValueError, NotImplementedError, RecursionError) as error:
+            raise TypeError(
+                f"actor {self._cell.name!r} cannot save {state!r:.80}: {error}; save what msgspec encodes: Structs, texts, "
+                "numbers, bytes, times, and lists and dicts of them"
+            ) from error
+        self.save = Save(self._cell.owner, encoded)
+
+    def settle(self, state: Struct, deed: Callable[[], object]) -> None:
+        """Save this of a machine, and do that once it is saved."""
+        self.save = Save(self._cell.owner, msgspec.msgpack.encode(state))
+        self._deeds.append(deed)
 
     def carry_out(self) -> None:
         """Do what was collected, in order: the commit is done."""
@@ -87,14 +104,14 @@ class Effects:
             deed()
 
 
-def saved_state(ground: Ground, cell: Cell, kind: type[State]) -> State | None:
+def saved_state(ground: Ground, cell: Acting, kind: type[State]) -> State | None:
     """Return the state that an actor has saved last, as a new thing of this type; None if it has saved none.
 
     Raises:
         PreconditionFailed: a function has no state; or what was saved is not of this type.
     """
     _check_instance(cell)
-    state = ground.ledger.saved.get(cell.name)
+    state = ground.ledger.state_of(cell.owner)
     if state is None:
         return None
     try:
@@ -106,7 +123,7 @@ def saved_state(ground: Ground, cell: Cell, kind: type[State]) -> State | None:
         ) from error
 
 
-def _check_instance(cell: Cell) -> None:
+def _check_instance(cell: Acting) -> None:
     if not isinstance(cell.handler, ClassHandler):
         raise PreconditionFailed(f"actor {cell.name!r} is a function, which has no state to save: write a class")
 

@@ -11,9 +11,11 @@ from threading import get_ident
 from typing import Any
 
 import anyio
+import sniffio
 from anyio.abc import TaskGroup
 
 from flowmesh._core.commits import Release
+from flowmesh._core.mailbox import Mailbox
 from flowmesh._runtime.arranging import arrangement
 from flowmesh._runtime.asking import Ask, Asks
 from flowmesh._runtime.cancellation import without_cancellation
@@ -24,19 +26,22 @@ from flowmesh._runtime.driver import Driver
 from flowmesh._runtime.dumping import dump
 from flowmesh._runtime.ground import Ground, Phase
 from flowmesh._runtime.handler import Handler
+from flowmesh._runtime.instances import Instances
 from flowmesh._runtime.keeper import Keepers, current_keeping
 from flowmesh._runtime.middleware import Middleware
 from flowmesh._runtime.observing import Observing
 from flowmesh._runtime.parking import Waiter, parking_here
 from flowmesh._runtime.providing import Providing
 from flowmesh._runtime.quiescence import Quiescence, wait_until
+from flowmesh._runtime.recording import Recording
 from flowmesh._runtime.residents import Residents
 from flowmesh._runtime.room import Room
 from flowmesh._runtime.scheduler import Scheduler
 from flowmesh._runtime.sending import Sending
 from flowmesh._runtime.signature import check_provided
 from flowmesh._runtime.sources import Sources
-from flowmesh._runtime.statistics import LONG, ActorStatistics, Statistics
+from flowmesh._runtime.statistics import LONG, ActorStatistics, InstanceStatistics, Statistics
+from flowmesh._runtime.storing import Storing
 from flowmesh._runtime.supervising import Groups
 from flowmesh._runtime.tracing import start_tracing, stop_tracing
 from flowmesh._runtime.turns import Turns
@@ -78,9 +83,17 @@ class Engine:
         self.asks = Asks(self.ground)
         self.driver = Driver(self.ground)
         self.quiescence = Quiescence(self.ground, self.scheduler, self.room)
-        self.residents = Residents(
-            self.ground, self.scheduler, self.room, self.asks, forget=lambda mailbox: self.faces.pop(mailbox, None)
+        self.turns.resting = self.quiescence.resting
+        self.residents = Residents(self.ground, self.scheduler, self.room, self.asks, forget=self._forget)
+        self.storing = Storing(
+            self.ground,
+            Recording(self.residents.cells.values, self.scheduler.consumers_of, self.ground.router.find_mailbox),
+            self.turns,
         )
+        self.residents.on_declared = self.storing.adopt
+        self.residents.on_changed = self.storing.recording.forget_types
+        self.residents.on_joining = self.turns.gate_memory.adopt
+        self.residents.on_leaving = self.turns.gate_memory.leave
         self.driver.on_wall_set = self.residents.look_at_schedules
         self.providing = Providing(self.ground)
         self.keepers = Keepers(
@@ -92,6 +105,7 @@ class Engine:
             fault=self.fault,
             note=self.note_fault,
         )
+        self.turns.renew = self.keepers.renew_instance
         self.sources = Sources(self.ground, self.statistics, spawn=self.spawn, fault=self.fault)
         self.groups = Groups(
             self.ground,
@@ -110,8 +124,13 @@ class Engine:
         self.faults: list[BaseException] = []
         self._group: TaskGroup | None = None
         self._stoppers: list[Waiter] = []
+        self.ground.fail = self.fault
         self.ground.in_turn = lambda: turn_here(self.ground) is not None
         self.tracing: Callable[[], Tracing | None] = lambda: None
+
+    def _forget(self, mailbox: Mailbox) -> None:
+        self.faces.pop(mailbox, None)
+        self.storing.forget(mailbox)
 
     # Life
 
@@ -133,9 +152,11 @@ class Engine:
         ground.clock.start()
         before, ground.phase = ground.phase, Phase.STARTING
         try:
+            await self.storing.open()
             await self.providing.open(order)
         except BaseException:
             ground.phase = before
+            await self.storing.close()
             raise
         arranged = arrangement.get()
         ground.parking = parking_here() if arranged is None else arranged.parking(parking_here())
@@ -144,15 +165,24 @@ class Engine:
         ground.cause = None
         self.faults.clear()
         self.turns.handed_back = 0
+        self.turns.resting.clear()
         self.report = None
         ground.context = contextvars.copy_context()
         ground.context.run(current_worker.set, None)  # This mesh may be entered in a handler of another one.
+        # What comes back from a store is dealt with in callbacks, in which anyio would not know the backend by itself.
+        ground.context.run(sniffio.current_async_library_cvar.set, sniffio.current_async_library())
         ground.new_turn()
         self._rebase()
         self._instrument()
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
         ground.phase = Phase.RUNNING
+        self.storing.take_up()
+        has_company = ground.observing is not None or ground.tracing is not None or ground.ledger.journal is not None
+        ground.defers_plainly = not has_company
+        self.turns.gate_memory.begin()
+        for cell in self.residents.cells.values():
+            self.turns.gate_memory.adopt(cell)
         for mailbox in ground.router.mailboxes.values():
             self.residents.open_mailbox(mailbox)
         self.residents.expiring.start()
@@ -164,6 +194,7 @@ class Engine:
         self.sources.renew()
         self.groups.prepare()
         self.scheduler.start(self._group, arranged)
+        await self.storing.start_reading()
         await self._start_classes()
         if ground.phase is Phase.RUNNING:
             for schedule in self.residents.schedules.values():
@@ -209,6 +240,15 @@ class Engine:
         Raises:
             Exception: what the constructor of a class without hooks raised.
         """
+        if cell.keying is not None:
+            cell.instances = Instances(
+                self.ground,
+                cell,
+                scheduler=self.scheduler,
+                keepers=self.keepers,
+                entering=self.quiescence.entering,
+                fault=self.fault,
+            )
         if not self._hands_out:
             self.residents.add_cell(cell)
             return
@@ -234,6 +274,7 @@ class Engine:
         if ground.phase is not Phase.RUNNING:
             return
         ground.phase = Phase.DRAINING
+        ground.defers_plainly = False
         if self.hard_exit is not None:
             self.hard_exit.arm(self.grace + PATIENCE)
         for mailbox in ground.router.mailboxes.values():
@@ -319,12 +360,15 @@ class Engine:
             cancellation = interruption
         finally:
             pending = None if swallowed else cancellation
+            await self.storing.until_written()
             left, failed = await self.providing.close(pending)
             swallowed = (swallowed or pending is not None) and left is None
             cancellation = left or cancellation
             for failure in failed:
                 self.note_fault(failure)
             self._settle_down(began)
+            await self.storing.close()
+            self.ground.thread = None
             self._group = None
         own = [] if error is None or cancelled else [error]
         failures = [*own, *(fault for fault in self.faults if fault is not error)]
@@ -342,7 +386,7 @@ class Engine:
 
         timer = self.ground.ledger.timers.set(deadline, look)
         try:
-            await self.quiescence.until(lambda: self.ground.now() >= deadline or self.quiescence.is_drained(deadline))
+            await self.quiescence.until(lambda: not timer.is_set or self.quiescence.is_drained(deadline))
         finally:
             self.ground.ledger.timers.cancel(timer)
 
@@ -392,6 +436,7 @@ class Engine:
         """Bring everything to rest: nobody waits any more, and what is left lies ready."""
         ground, ledger = self.ground, self.ground.ledger
         ground.phase = Phase.STOPPED
+        ground.defers_plainly = False
         now = ground.now()
         for mailbox in ground.router.mailboxes.values():
             for entry in list(mailbox.retries):
@@ -418,7 +463,6 @@ class Engine:
         self.report = report_on(
             ground, self.scheduler.consumers_of, handed_back=self.turns.handed_back, seconds=max(0.0, now - began)
         )
-        ground.thread = None
 
     def _rebase(self) -> None:
         """Let timers and copies of an earlier run go on: this run's clock may count from elsewhere."""
@@ -476,6 +520,9 @@ class Engine:
                     gates=() if cell.gates is None else cell.gates.statistics(),
                     scaled=0 if cell.scaler is None else cell.scaler.changes,
                     flushed={} if cell.gathering is None else dict(cell.gathering.flushed),
+                    state=None if cell.machines is None else cell.machines.state(),
+                    postponed=0 if cell.machines is None else cell.machines.postponed,
+                    instances=None if cell.instances is None else InstanceStatistics.of(cell.instances),
                 )
                 for cell in self.residents.cells.values()
             },
@@ -487,6 +534,7 @@ class Engine:
             observers_failed=0 if ground.observing is None else ground.observing.failed,
             tracing=None if ground.tracing is None else ground.tracing.statistics(),
             schedules={name: schedule.statistics() for name, schedule in self.residents.schedules.items()},
+            store=self.storing.statistics(),
         )
 
     def dump(self) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from threading import get_ident
 from typing import Any, Literal, Protocol, Unpack
 
+import anyio
 from msgspec import Struct
 
 from flowmesh._core.exchanges import Exchange as CoreExchange
@@ -178,13 +179,13 @@ class Exchange:
         """Publish a message: one copy into every mailbox that the bindings lead to, or into none.
 
         Waits in the line of each full `wait` mailbox, once. Suspends only then, or when the sender's turn is over.
-        Cancellation: before any copy has entered.
+        Cancellation: before any copy has entered; once it is handed to the store, none.
 
         Args:
             body: shared with the receivers, not copied: give a frozen Struct.
             key: the routing key, at most 255 bytes.
             **options: headers, priority, ttl, delay, at, message_id, correlation_id, reply_to (see PublishOptions), and
-                mandatory: raise Unroutable when no mailbox is bound.
+                mandatory: raise Unroutable when no mailbox is bound; require: "process" or "power", refuse less.
 
         Returns:
             the receipt: how many mailboxes took a copy or left it out, or the timer of a deferred message.
@@ -193,6 +194,9 @@ class Exchange:
             MailboxFull: a `reject` mailbox is full; no mailbox took a copy.
             DeadlockError: published in a turn, it would wait for room that only that turn can make.
             Unroutable: mandatory, and nothing is bound.
+            Unencodable: a durable mailbox could not give the body back with the type that it has; no mailbox took a copy.
+            DurabilityUnavailable: a mailbox promises less than is required; no mailbox took a copy.
+            StoreError: it could not be stored; no mailbox took a copy.
             NotRunning, MeshStopped: the mesh takes no messages now.
             AccessRefused: the exchange is internal.
             NotFound: it has been deleted.
@@ -201,8 +205,9 @@ class Exchange:
         ground = self._ground
         boxes = self.core.routes.get(key)
         if options or not boxes or get_ident() != ground.thread or self.core.internal:
-            if len(options) == 1 and "delay" in options:
-                receipt = self._engine.sending.defer_plain(self.core, body, check_key(key), options["delay"])
+            core = self.core
+            if len(options) == 1 and "delay" in options and not (core.internal or core.deleted):
+                receipt = self._engine.sending.defer_plain(core.name, body, check_key(key), options["delay"])
                 if receipt is not None:
                     return receipt
             return await self._engine.sending.send(self.core, body, key, options)
@@ -220,6 +225,21 @@ class Exchange:
             return await self._engine.sending.send(self.core, body, key, options)
         for box in boxes:
             if len(box.fresh) >= box.limit:
+                unions, shelf = self._engine.storing.unions, box.shelf
+                if (
+                    unions is not None
+                    and len(boxes) == 1
+                    and shelf is not None
+                    and (len(box.fresh) + shelf.arriving < shelf.quick or (shelf.is_deep and box.has_room()))
+                ):
+                    stamp, origin = now + ground.wall_offset, origin_of(parent, ground.prefix)
+                    message = Message(ground.prefix, next(ground.serials), body, self.core.name, key, stamp, origin)
+                    arrival = unions.enter(box, shelf, message, now)
+                    try:
+                        await ground.parking.park_among(arrival)
+                    except anyio.get_cancelled_exc_class() as error:
+                        await unions.outwait(arrival, error)
+                    return unions.receipt(arrival)
                 boxes = ()
                 break
         if not boxes:

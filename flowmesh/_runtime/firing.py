@@ -5,15 +5,16 @@ commit: it may set a timer, not commit.
 """
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from flowmesh._core.commits import Publish, Withdraw
+from flowmesh._core.commits import Keep, Publish, Withdraw
 from flowmesh._core.entry import Entry, Outcome, State
 from flowmesh._core.exchanges import Exchange
 from flowmesh._core.mailbox import Mailbox
 from flowmesh._runtime.ground import Ground
 from flowmesh._runtime.scheduler import Scheduler
+from flowmesh.errors import StoreError
 from flowmesh.message import Fire, Message, Properties
 
 __all__ = ["Round", "id_of"]
@@ -53,9 +54,22 @@ class Round:
         return self._left > 0
 
     def publish(
-        self, ground: Ground, exchange: Exchange, mailboxes: tuple[Mailbox, ...], *, key: str, body: Any, fire: Fire
+        self,
+        ground: Ground,
+        exchange: Exchange,
+        mailboxes: tuple[Mailbox, ...],
+        *,
+        key: str,
+        body: Any,
+        fire: Fire,
+        kept: Sequence[Keep] = (),
+        on_written: Callable[[StoreError | None], None] | None = None,
     ) -> None:
-        """Put the message into these mailboxes; what the mesh makes is never refused."""
+        """Put the message into these mailboxes; what the mesh makes is never refused.
+
+        `kept`: what its schedule remembers from then on. `on_written`: told that it has entered, or why it has not: then
+        this round is over.
+        """
         message = Message(
             ground.prefix,
             id_of(fire),
@@ -74,9 +88,19 @@ class Round:
             return copy
 
         self._left = len(mailboxes)
-        commit = ground.ledger.prepare(Publish(message, mailboxes, moved=True, make_entry=make_copy), now=now)
+        commit = ground.ledger.prepare(Publish(message, mailboxes, moved=True, make_entry=make_copy), *kept, now=now)
         self._copies = list(zip(mailboxes, copies, strict=True))
-        ground.ledger.apply(commit, now)
+
+        def then(error: StoreError | None) -> None:
+            if error is not None:
+                self._left = 0
+                self._copies.clear()
+            if on_written is not None:
+                on_written(error)
+            if error is not None:
+                self._on_end()
+
+        ground.ledger.carry_out(commit, now, then)
         ground.tell(commit)
 
     def note_end(self, outcome: Outcome) -> None:
@@ -93,6 +117,6 @@ class Round:
         for mailbox, copy in list(self._copies):
             if copy.state is State.LEASED:
                 scheduler.overtake(copy.message, mailbox)
-            elif (copy.state is State.READY and copy.queued) or copy.state in (State.ASIDE, State.DELAYED):
+            elif (copy.state is State.READY and copy.queued) or copy.state in (State.ASIDE, State.DELAYED, State.POSTPONED):
                 ground.tell(ground.ledger.commit(Withdraw(mailbox, copy), now=ground.now()))
         ground.look_idle()

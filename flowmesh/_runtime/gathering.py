@@ -4,6 +4,8 @@ The worker that takes from such an actor looks at every copy there is (64 in one
 One timer of the mesh stands for what will be due next; it lists the actor, as a new message does.  Whoever leaves the actor
 alone calls `look` last: either something is due, or the timer is set.
 
+With gates, a copy passes them before it waits: a rate counts what is taken into batches, a breaker holds what would be.
+
 What waits is ready: it counts for `capacity`, and can expire, be withdrawn, dropped and purged.  While the mesh drains,
 everything is due at once.  `release` puts what waits back in line: the actor, or the mesh, has stopped.
 """
@@ -16,6 +18,7 @@ from flowmesh._core.aside import Gatherer
 from flowmesh._core.batches import Batches, BatchLease
 from flowmesh._core.debouncing import Latest
 from flowmesh._core.entry import NO_LANE, Entry, State
+from flowmesh._core.gates import Gates, TurnEnd, UnusableValue
 from flowmesh._core.ledger import LOOKED_AT, UnusableLane
 from flowmesh._core.mailbox import Mailbox
 from flowmesh._core.timers import Timer
@@ -60,6 +63,7 @@ class Fed(Protocol):
     """The actor, as far as it matters here; called when it has something to look at."""
 
     box: Mailbox
+    gates: Gates | None
     running: int
     slots: int
 
@@ -69,12 +73,12 @@ class Fed(Protocol):
 
 
 class Gathering:
-    """What gathers for one actor. `flushed`: batches handed out, by reason."""
+    """What gathers for one actor. `by`: gives a body's value, or None; `flushed`: batches handed out, by reason."""
 
     def __init__(self, cell: Fed, rule: Batch | Debounce) -> None:
         self._cell = cell
         self._rule = rule
-        self._by = rule.by
+        self.by = rule.by
         self._measures = isinstance(rule, Batch) and rule.max_bytes is not None
         self._timer: Timer | None = None
         self._ground: Ground
@@ -87,14 +91,14 @@ class Gathering:
         self._ground = ground
         rule, box = self._rule, self._cell.box
         if isinstance(rule, Batch):
-            self._core = Batches(rule, ground.ledger, box, self._set_timer)
+            self._core = Batches(rule, ground.ledger, box, self._set_timer, self._cell.gates)
         else:
             self._core = Latest(rule, ground.ledger, box, self._set_timer)
 
     def lane_of(self, entry: Entry) -> tuple[Core, Any]:
         """Return the lane of a copy: what gathers it, and its value."""
         body = self._cell.body_of(entry)
-        value = None if self._by is None else self._by(body)
+        value = None if self.by is None else self.by(body)
         hash(value)
         return self._core, value
 
@@ -109,22 +113,31 @@ class Gathering:
         now = ground.now()
         try:
             for _ in range(LOOKED_AT):
-                if core.has_full or (item := box.pop()) is None:
+                if core.has_full or (item := ground.ledger.pop(box, ground.now())) is None:
                     break
                 if isinstance(item, Message):
                     item = box.adopt(item, box.popped - 1, item.timestamp - ground.wall_offset)
-                if not ground.ledger.has_lapsed(box, item, now):
+                if not ground.ledger.has_lapsed(box, item, now) and self._is_admitted(item, now):
                     self._let_wait(item, now)
             core.give_way(now)
             found = core.hand_out(now, everything=self._drains)
         finally:
             box.refresh()
             box.tell_room()
+            ground.ledger.replenish(box)
         if isinstance(found, BatchLease):
             self.flushed[found.reason] = self.flushed.get(found.reason, 0) + 1
         if cell.running < cell.slots and core.is_due(now, everything=self._drains):
             cell()  # Another worker may have it.
         return found
+
+    def _is_admitted(self, entry: Entry, now: float) -> bool:
+        gates = self._cell.gates
+        try:
+            return gates is None or self._ground.ledger.admission.admit(self._cell.box, gates, entry, now)
+        except UnusableValue as error:
+            entry.move(State.LEASED)
+            raise UnusableLane(entry, error.gate) from error.__cause__
 
     def _let_wait(self, entry: Entry, now: float) -> None:
         size = 0
@@ -162,6 +175,7 @@ class Gathering:
         for lane in [lane for lane, found in box.lanes.items() if found.gatherer is self._core]:
             while (entry := box.first_gathered(lane)) is not None:
                 box.take_gathered(entry)
+                self._ground.ledger.admission.end(box, entry, TurnEnd(), self._ground.now())
                 box.restore(entry)
 
     @property

@@ -6,7 +6,6 @@ is set anew at each start.  No behaviour that waits lives here but `breathe`.
 
 import contextvars
 import enum
-import itertools
 import logging
 import secrets
 from collections import deque
@@ -22,7 +21,7 @@ from flowmesh._runtime.clock import SystemClock
 from flowmesh._runtime.observing import Observing
 from flowmesh._runtime.parking import Parking
 from flowmesh.errors import MeshError, MeshStopped, NotRunning
-from flowmesh.message import Message
+from flowmesh.message import Durability, Message
 from flowmesh.ports import Clock, Tracing
 
 __all__ = ["TURN_MESSAGES", "TURN_SECONDS", "Ground", "Phase"]
@@ -47,9 +46,11 @@ class Ground:
 
     `budget` and `turn_ends`: how many sends, and until when, before a sender yields. `leases`: deliveries that manual
     consumers hold. `wall_offset`: what to add to `now()` for the wall clock. `spare`: deques for mailboxes that fill up.
-    `parked_senders`: senders that wait for room. `cause`: why the mesh stopped by itself. `has_idlers`: somebody waits for
-    quiescence: call `look_idle`. `observing`: who is told what becomes of each copy, or None. `tracing`: None when nobody
-    traces. `sender`: then None too, otherwise `tracing.sender`.
+    `parked_senders`: senders that wait for room. `storing`: what is on its way to the store; `durability`: what that promises,
+    "none" without one. `cause`: why the mesh stopped by itself. `has_idlers`: somebody waits for quiescence: call `look_idle`.
+    `observing`: who is told what becomes of each copy, or None. `tracing`: None when nobody traces. `sender`: then None too,
+    otherwise `tracing.sender`. `defers_plainly`: a message may be deferred by a timer alone: the mesh runs, and nobody
+    observes, traces or stores.
     """
 
     __slots__ = (
@@ -57,6 +58,8 @@ class Ground:
         "cause",
         "clock",
         "context",
+        "defers_plainly",
+        "durability",
         "fail",
         "has_idlers",
         "in_turn",
@@ -78,6 +81,7 @@ class Ground:
         "soon",
         "spare",
         "stopped_at",
+        "storing",
         "thread",
         "tracing",
         "turn_ends",
@@ -96,7 +100,7 @@ class Ground:
         self.now: Callable[[], float] = self.clock.now
         self.log = logging.getLogger(f"flowmesh.{name}")
         self.prefix = f"{secrets.token_hex(6)}-"
-        self.serials = itertools.count(1)
+        self.serials = self.ledger.timers.numbers
         self.phase = Phase.NEW
         self.thread: int | None = None
         self.stopped_at = (0.0, 0.0)
@@ -104,11 +108,14 @@ class Ground:
         self.turn_ends = 0.0
         self.wall_offset = 0.0
         self.spare: list[deque[Message | Entry]] = []
-        self.soon: deque[Callable[[], None]] = deque()
+        self.soon: deque[Callable[[], object]] = deque()
         self.leases = 0
         self.parked_senders = 0
+        self.storing = 0
+        self.durability: Durability = "none"
         self.cause: BaseException | None = None
         self.has_idlers = False
+        self.defers_plainly = False
         self.observing: Observing | None = None
         self.tracing: Tracing | None = None
         self.sender: Callable[[], object] | None = None
@@ -120,7 +127,7 @@ class Ground:
         """Return the mesh clock's seconds and the wall clock's; of the moment it stopped, when it does not run."""
         return self.stopped_at if self.thread is None else (self.now(), self.clock.wall())
 
-    def do_soon(self, action: Callable[[], None]) -> None:
+    def do_soon(self, action: Callable[[], object]) -> None:
         """Do this in the mesh's thread, from whatever thread: soon, or when it is started again if it does not run."""
         self.soon.append(action)
         self.parking.call_soon(self.catch_up)

@@ -13,6 +13,7 @@ import msgspec
 
 from flowmesh._runtime.signature import Annotations, Needs, accepted, named
 from flowmesh.errors import InvalidHandler, MalformedMessage
+from flowmesh.message import Encoded
 
 __all__ = ["MEND", "BatchHandler", "Handler", "Nothing", "convert"]
 
@@ -178,6 +179,11 @@ def convert(body: Any, kind: Any, *, actor: str) -> Any:
     Raises:
         MalformedMessage: it cannot be converted.
     """
+    if isinstance(body, Encoded):
+        raise MalformedMessage(
+            f"actor {actor!r} takes {named(kind)}, and the body that was stored is a {body.type!r}, which no actor of the mesh "
+            "takes by that name any more: give the type its old name (a Struct: tag=), or replay it where it is taken"
+        )
     try:
         return msgspec.convert(body, kind, from_attributes=True)
     except Exception as error:  # A type's own code may run here (__post_init__, properties).

@@ -1,5 +1,8 @@
 """Keepers: the instances of class actors, and one task for each that is entered, left or made anew.
 
+With `by=` an actor has many (see instances.py), each with a keeper of its own, if it needs one; an instance stands here where
+otherwise its actor does.
+
 A keeper's task makes the instance, enters its lifespan (or awaits `on_start`), opens the actor, and waits; told to leave, it
 waits until the actor's handlers have ended, and leaves the lifespan: entered and left by one task, so a task group or a
 cancel scope inside it nests as it is written.  Handlers run on workers.  A class without hooks, without `restart=` and in no
@@ -27,6 +30,7 @@ from flowmesh._runtime.cell import Cell
 from flowmesh._runtime.classes import ClassHandler
 from flowmesh._runtime.context import ActorContext
 from flowmesh._runtime.ground import Ground, Phase
+from flowmesh._runtime.instance import Acting, Instance
 from flowmesh._runtime.lineage import task_here
 from flowmesh._runtime.member import Member
 from flowmesh._runtime.quiescence import wait_until
@@ -39,7 +43,7 @@ from flowmesh.policies import Restart
 
 __all__ = ["Keeper", "Keepers", "current_keeping"]
 
-current_keeping: contextvars.ContextVar[Cell | None] = contextvars.ContextVar("flowmesh.keeping", default=None)
+current_keeping: contextvars.ContextVar[Acting | None] = contextvars.ContextVar("flowmesh.keeping", default=None)
 """The actor whose lifespan, or a task started in it, runs now."""
 
 
@@ -49,12 +53,26 @@ class Keeper(Member):
     `policy`: by which failures are judged, `history`: what that remembers; without one they are its group's, whose policy
     says which are (`group_policy`), or the mesh's. `trouble`: the failure of a handler after which the instance has to go.
     `scope`: around one instance. `born`: when that was ready, None until it is. `adopts`: the instance is there already.
-    `is_renewed`: one has been made, or tried, before.
+    `is_renewed`: one has been made, or tried, before. `is_outdated`: the instance is ahead of what is saved, and has to go.
+    `on_end`: told when it has ended.
     """
 
-    __slots__ = ("adopts", "born", "cell", "group_policy", "history", "is_renewed", "policy", "scope", "task", "trouble")
+    __slots__ = (
+        "adopts",
+        "born",
+        "cell",
+        "group_policy",
+        "history",
+        "is_outdated",
+        "is_renewed",
+        "on_end",
+        "policy",
+        "scope",
+        "task",
+        "trouble",
+    )
 
-    def __init__(self, ground: Ground, cell: Cell) -> None:
+    def __init__(self, ground: Ground, cell: Acting) -> None:
         super().__init__(ground, cell.name)
         self.cell = cell
         self.policy = cell.restart
@@ -64,7 +82,8 @@ class Keeper(Member):
         self.task: Any = None
         self.scope = anyio.CancelScope()
         self.born: float | None = None
-        self.adopts = self.is_renewed = False
+        self.adopts = self.is_renewed = self.is_outdated = False
+        self.on_end: Callable[[], None] | None = None
 
     @property
     def has_entered(self) -> bool:
@@ -74,7 +93,7 @@ class Keeper(Member):
     @property
     def is_leaving(self) -> bool:
         """The instance has to go."""
-        return self.is_told or not self.is_wanted or self.trouble is not None
+        return self.is_told or not self.is_wanted or self.is_outdated or self.trouble is not None
 
     def take_down(self) -> None:
         """Let the instance be left; one that is still being made is cancelled."""
@@ -109,7 +128,7 @@ class Keepers:
         ground: Ground,
         scheduler: Scheduler,
         *,
-        entering: set[Cell],
+        entering: set[Acting],
         overview: Callable[[], Statistics],
         spawn: Spawn,
         fault: Callable[[BaseException], None],
@@ -162,7 +181,7 @@ class Keepers:
         keeper.bring_up()
         return keeper
 
-    def keep(self, cell: Cell) -> Keeper:
+    def keep(self, cell: Acting) -> Keeper:
         """Return the keeper of an actor: the one that it has, or a new one, which makes no instance before it is brought up."""
         if isinstance(cell.keeper, Keeper):
             return cell.keeper
@@ -176,6 +195,14 @@ class Keepers:
         self.running[keeper] = None
         self._spawn(self._run, keeper)
         return keeper
+
+    def renew_instance(self, cell: Acting) -> None:
+        """Let an actor have a new instance, whatever its policy: this one is ahead of what is saved."""
+        keeper = cell.keeper
+        if isinstance(keeper, Keeper) and keeper.is_up and not self._all_leave:
+            keeper.is_outdated = True
+            self._close(keeper)
+            keeper.look()
 
     def names(self) -> list[str]:
         """Name the lifespans that have not ended. May be called from any thread."""
@@ -198,12 +225,19 @@ class Keepers:
                 return
             timer = ground.ledger.timers.set(deadline, keeper.look_late)
             try:
-                keeper.tell()
-                if keeper.born is None:
-                    keeper.scope.cancel()  # Nothing waits for it, or the drain would not be over.
-                await keeper.until(lambda one=keeper: one.has_ended or ground.now() >= deadline)
+                # Those of one actor are left together: no order is among them.
+                for one in [keeper] if keeper.is_told else self._beside(keeper):
+                    one.tell()
+                    if one.born is None:
+                        one.scope.cancel()  # Nothing waits for it, or the drain would not be over.
+                await keeper.until(lambda one=keeper, late=timer: one.has_ended or not late.is_set)
             finally:
                 ground.ledger.timers.cancel(timer)
+
+    def _beside(self, keeper: Keeper) -> list[Keeper]:
+        """Return the keepers of all instances of an actor."""
+        actor = keeper.cell.actor
+        return [keeper] if keeper.cell is actor else [one for one in self.running if one.cell.actor is actor]
 
     # One keeper's task
 
@@ -221,6 +255,8 @@ class Keepers:
             keeper.has_ended = keeper.is_down = True
             self.running.pop(keeper, None)
             self._entering.discard(cell)
+            if keeper.on_end is not None:
+                keeper.on_end()
             keeper.look()
             ground.look_idle()
 
@@ -229,6 +265,7 @@ class Keepers:
         ground, cell = self._ground, keeper.cell
         error: BaseException | None = None
         keeper.trouble = keeper.born = None
+        keeper.is_outdated = False
         keeper.is_down = False
         cell.restarts += keeper.is_renewed
         keeper.is_renewed = True
@@ -257,7 +294,7 @@ class Keepers:
         """Put together what one instance's life has come to."""
         trouble = keeper.trouble
         if keeper.is_told:  # It was leaving for good: nothing is made anew.
-            if error is not None:
+            if error is not None and not self._is_mended(keeper, error):
                 self._fail(error)
             return None
         if error is None:
@@ -269,6 +306,16 @@ class Keepers:
             return None
         lived = 0.0 if keeper.born is None else self._ground.now() - keeper.born
         return Failure(error, None if trouble is None else trouble.message, lived)
+
+    def _is_mended(self, keeper: Keeper, error: BaseException) -> bool:
+        """Whether the policy of an instance for one value makes the failure of its leaving no reason to stop the mesh."""
+        policy = keeper.policy or keeper.group_policy
+        if self._all_leave or policy is None or not isinstance(keeper.cell, Instance):
+            return False
+        if decide(Failure(error), FRESH, self._ground.now(), policy=policy).verdict != "restart":
+            return False
+        self._ground.log.error("actor %r failed as it was left: %s", keeper.name, describe(error), exc_info=error)
+        return True
 
     async def _keep(self, keeper: Keeper) -> None:
         ground, cell, handler = self._ground, keeper.cell, keeper.cell.handler
@@ -286,21 +333,29 @@ class Keepers:
             del instance  # Only its handlers hold it.
             self._entering.discard(cell)
             keeper.is_up, keeper.born = True, ground.now()
-            self._scheduler.open(cell)
+            if isinstance(cell, Instance):
+                cell.open()
+            else:
+                self._scheduler.open(cell)
             keeper.look()
             try:
                 await wait_until(
-                    ground, cell.stoppers(), lambda: keeper.is_leaving and (not cell.running or not keeper.is_wanted)
+                    ground, cell.stoppers(), lambda: keeper.is_leaving and (not cell.has_in_hand or not keeper.is_wanted)
                 )
             finally:
                 keeper.is_up = False
                 self._close(keeper)
                 if cell.running:
                     await self._end_handlers(cell)
+                if cell.committing:  # The next instance begins with what this one has saved.
+                    await wait_until(ground, cell.stoppers(), lambda: not cell.committing)
 
-    async def _end_handlers(self, cell: Cell) -> None:
+    async def _end_handlers(self, cell: Acting) -> None:
         """Cancel the handlers of an actor whose lifespan ends under them, and wait: nothing of it is taken from them."""
-        self._scheduler.cancel_of(cell)
+        if isinstance(cell, Instance):
+            cell.cancel()
+        else:
+            self._scheduler.cancel_of(cell)
         with anyio.CancelScope(shield=True):
             await wait_until(self._ground, cell.stoppers(), lambda: not cell.running)
 
@@ -313,7 +368,7 @@ class Keepers:
 
     # Judging
 
-    def _notice(self, cell: Cell, error: BaseException, message: Message) -> None:
+    def _notice(self, cell: Acting, error: BaseException, message: Message) -> None:
         """Take the news that a handler has failed and its message is settled: does the instance have to go?"""
         keeper = cell.keeper
         if not isinstance(keeper, Keeper) or not keeper.is_up or self._all_leave:

@@ -111,8 +111,14 @@ class Mailbox:
         return self._engine.residents.pulling(self.core).take_now()
 
     def purge(self) -> int:
-        """End every ready copy, and return how many there were; leased and delayed ones stay. Their askers get NoReply."""
+        """End every ready copy, and return how many there were; leased and delayed ones stay. Their askers get NoReply.
+
+        Raises:
+            NotRunning: it is durable, and the mesh does not run.
+        """
         ground = self._engine.ground
+        if self.core.options.durable is not False:
+            self._engine.storing.check_open(f"what lies in mailbox {self.name!r}")
         ready = self.core.ready
         ground.ledger.commit(Purge(self.core), now=self._engine.ground.moment()[0])
         self.core.refresh()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from flowmesh._core.mailbox import Mailbox
 from flowmesh._runtime.cell import Cell
+from flowmesh._runtime.instance import Instance
 from flowmesh._runtime.wait import Wait, Waiting, full
 from flowmesh.errors import DeadlockError
 
@@ -40,7 +41,7 @@ def _steps(ring: Sequence[Node]) -> list[tuple[str, str]]:
     """Return the actors of a ring and what the one before waits for, from the first actor to itself."""
     last: Node = ring[0]
     first = last.who.cell if isinstance(last, Wait) else last
-    assert isinstance(first, Cell)
+    assert isinstance(first, Cell | Instance)
     steps = [(first.name, "")]
     closing = [first] if first is last else []
     for node in [*ring[1:], *closing]:

@@ -19,7 +19,20 @@ from typing import Any, Final, assert_never
 
 from msgspec import Struct
 
-from flowmesh._core.commits import Commit, Delay, End, EndPlain, Enter, LeaveOut, Return, Save, SetTimer
+from flowmesh._core.commits import (
+    Commit,
+    Delay,
+    End,
+    EndPlain,
+    Enter,
+    Forget,
+    Keep,
+    LeaveOut,
+    Return,
+    Save,
+    SetTimer,
+    Sweep,
+)
 from flowmesh._core.entry import Entry, State
 from flowmesh.errors import InvalidHandler
 from flowmesh.message import Message
@@ -27,7 +40,7 @@ from flowmesh.ports import CommitSummary, Observer
 
 __all__ = ["MAX_ROUNDS", "POINTS", "Observing", "checked_observers"]
 
-POINTS: Final = ("entered", "handed_out", "settled", "dead", "retried", "committed")
+POINTS: Final = ("entered", "handed_out", "settled", "dead", "retried", "postponed", "resumed", "committed")
 MAX_ROUNDS: Final = 8
 """How long a chain of sends may be in which each is an observer's answer to the one before."""
 
@@ -66,6 +79,10 @@ class Observing:
     def handed_out(self, message: Message, mailbox: str, *, actor: str | None, attempt: int) -> None:
         """Tell that a copy is handed to an actor's handler, or to a manual consumer (`actor` is None)."""
         self._tell([Point("handed_out", (message, mailbox), {"actor": actor, "attempt": attempt})])
+
+    def postponed(self, message: Message, mailbox: str, *, actor: str, state: str) -> None:
+        """Tell that a state machine wants a copy later."""
+        self._tell([Point("postponed", (message, mailbox), {"actor": actor, "state": state})])
 
     def _tell(self, points: Iterable[Point]) -> None:
         number = self._round + 1 if self._is_telling else 0
@@ -136,6 +153,9 @@ def points_of(commit: Commit) -> Iterator[Point]:
                 if mailbox.deleted:
                     settled += 1
                     yield _settled(entry, mailbox.name, "purged")
+                elif was is State.POSTPONED:
+                    returned += 1
+                    yield Point("resumed", (entry.message, mailbox.name))
                 elif was is State.LEASED:  # One that was delayed has been told when its delay began.
                     returned += 1
                     yield _retried(entry, mailbox.name, failures, 0.0)
@@ -144,7 +164,9 @@ def points_of(commit: Commit) -> Iterator[Point]:
                 yield _retried(entry, mailbox.name, failures, delay)
             case SetTimer():
                 deferred += 1
-            case Save():
+            case Sweep(_, _, _, copies):
+                settled += copies  # What they were is known to the store alone.
+            case Save() | Keep() | Forget():
                 pass
             case _:
                 assert_never(change)

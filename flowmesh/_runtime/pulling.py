@@ -21,8 +21,9 @@ from flowmesh._core.entry import Entry
 from flowmesh._core.mailbox import Mailbox
 from flowmesh._runtime.delivery import Delivery, Window
 from flowmesh._runtime.ground import Ground, Phase
+from flowmesh._runtime.handover import Handover
 from flowmesh._runtime.parking import Waiter
-from flowmesh.errors import MeshError, MeshStopped, NotFound, PreconditionFailed
+from flowmesh.errors import AlreadySettled, MeshError, MeshStopped, NotFound, PreconditionFailed, StoreError
 from flowmesh.message import Message
 
 __all__ = ["Left", "Pulling"]
@@ -152,6 +153,8 @@ class Pulling:
             entered = min(item.timestamp - ground.wall_offset, ground.now())
             item = mailbox.lease_plain(item, mailbox.popped - 1, entered)
         ground.leases += 1
+        if mailbox.shelf is not None and item.number:
+            mailbox.shelf.pulled.add(item)
         if ground.observing is not None:
             ground.observing.handed_out(item.message, mailbox.name, actor=None, attempt=item.failures + 1)
         return Delivery(self, item)
@@ -196,15 +199,50 @@ class Pulling:
                     self._wake_first()
         return delivery
 
-    def settle(self, entry: Entry, verdict: Verdict, window: Window | None) -> None:
-        """Carry out a verdict."""
-        ground = self._ground
-        commit = ground.ledger.commit(Settle(self.mailbox, entry, verdict), now=ground.now())
+    def settle(self, entry: Entry, verdict: Verdict, window: Window | None) -> Handover | None:
+        """Carry out a verdict; if that is stored, return what to wait for."""
+        ground, shelf = self._ground, self.mailbox.shelf
+        if entry.number:
+            if shelf is None or entry not in shelf.pulled:
+                return None  # Of an earlier run: it is handed back already.
+            shelf.pulled.discard(entry)
+        handover = None if ground.ledger.journal is None else Handover(ground)
+
+        def then(error: StoreError | None) -> None:
+            if error is not None:
+                ground.ledger.commit(Settle(self.mailbox, entry, Back()), now=ground.now())
+            if handover is not None:
+                handover(error)
+
+        commit = ground.ledger.commit(Settle(self.mailbox, entry, verdict), now=ground.now(), then=then)
         ground.tell(commit)
         ground.leases -= 1
         if window is not None:
             window.release(entry)
         ground.look_idle()
+        return handover
+
+    def check_settle(self, entry: Entry) -> None:
+        """Refuse to settle a stored copy that this run of the mesh has not handed out, or after its end.
+
+        Raises:
+            AlreadySettled: it was handed out by an earlier run of the mesh, and went back with its end.
+            MeshStopped: the mesh has stopped; the copy goes back when it is entered again.
+        """
+        if not entry.number:
+            return
+        ground, shelf = self._ground, self.mailbox.shelf
+        if shelf is None or entry not in shelf.pulled:
+            raise AlreadySettled(
+                f"the delivery of message {entry.message.id} is of an earlier run of {ground.label}, and went back when that "
+                "ended: it is handed out again",
+                message=entry.message,
+            )
+        if ground.ledger.journal is None:
+            raise MeshStopped(
+                f"{ground.label} {ground.phase.value}: message {entry.message.id} cannot be settled in its store, and is "
+                "handed out again when the mesh is entered again"
+            ) from ground.cause
 
     def forgotten(self, entry: Entry, window: Window | None) -> None:
         """Hand back the copy of a forgotten delivery, from wherever the collector runs."""

@@ -1,7 +1,8 @@
 """Quiescence: whether anything is under way, and waiting for it to end (DESIGN 5, Idle).
 
-Read in O(1) from counters: the scheduler's ready queue and workers, leases of manual consumers, parked senders, waiting
-retries, and the actors that are held or not ready yet.  Whoever changes one of them to its resting value calls `look`.
+Read in O(1) from counters: the scheduler's ready queue and workers, leases of manual consumers, parked senders, what is on its
+way to the store, waiting retries, and the actors that are held or not ready yet.  Whoever changes one of them to its resting
+value calls `look`.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import anyio
 from flowmesh._core.commits import Release
 from flowmesh._runtime.cell import Cell
 from flowmesh._runtime.ground import Ground, Phase
+from flowmesh._runtime.instance import Acting
 from flowmesh._runtime.parking import Waiter
 from flowmesh._runtime.room import Room
 from flowmesh._runtime.scheduler import Scheduler
@@ -29,7 +31,8 @@ class Quiescence:
         self._room = room
         self._idlers: list[Waiter] = []
         self._ended_idle = False
-        self.entering: set[Cell] = set()  # class actors whose instance is being made
+        self.entering: set[Acting] = set()  # class actors whose instance is being made
+        self.resting: set[Cell] = set()  # actors that are left alone for a while
         ground.look_idle = self.look
 
     @property
@@ -44,9 +47,14 @@ class Quiescence:
             self._scheduler.is_quiet
             and not ground.leases
             and not ground.parked_senders
+            and not ground.storing
             and not any(
                 cell.box.ready and not (cell.paused or cell.stopped or cell.standby)
-                for cell in (*self._room.held, *self.entering, *self._scheduler.gathering)
+                for cell in (*self._room.held, *self.entering, *self.resting)
+            )
+            and not any(  # What gates hold is looked at where that is asked for.
+                cell.box.ready > len(cell.box.held) and not (cell.paused or cell.stopped or cell.standby)
+                for cell in self._scheduler.gathering
             )
         )
 

@@ -6,7 +6,7 @@ incarnation that has set it, and so does its message as long as no handler has b
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from flowmesh._core.commits import Publish, Withdraw
 from flowmesh._core.entry import Entry, State
@@ -14,6 +14,8 @@ from flowmesh._core.timers import Timer
 from flowmesh._runtime.cell import Cell
 from flowmesh._runtime.composing import compose
 from flowmesh._runtime.ground import Ground, Phase
+from flowmesh._runtime.instance import Acting, Instance, check_value
+from flowmesh._runtime.position import StateTimeout
 from flowmesh.errors import NotFound, PreconditionFailed, WrongBody
 from flowmesh.message import Message
 
@@ -23,13 +25,19 @@ _WAITING: Final = (State.READY, State.ASIDE)
 
 
 class Reminders:
-    """The timers of one actor's incarnation, by name; a second one of a name replaces the first."""
+    """The timers of one incarnation, by name; a second one of a name replaces the first."""
 
-    def __init__(self, ground: Ground, cell: Cell) -> None:
+    def __init__(self, ground: Ground, cell: Acting) -> None:
         self._ground = ground
         self._cell = cell
         self._timers: dict[str, Timer] = {}
         self._fired: deque[tuple[str, Entry]] = deque()  # those that no handler has been given yet, the oldest first
+
+    @property
+    def is_pending(self) -> bool:
+        """One of them has not fired, or no handler has been given its message yet."""
+        self._forget_taken()
+        return bool(self._timers or self._fired)
 
     def set(self, name: str, delay: float, body: Any, parent: Message | None) -> None:
         """Let a message enter its mailbox `delay` seconds from now."""
@@ -77,51 +85,66 @@ class Reminders:
             self._fired.popleft()
 
 
-def reminders_of(ground: Ground, cell: Cell) -> Reminders:
-    """Return the timers of an actor."""
+class Reminder(Entry, eq=False):
+    """A copy that means nothing to another incarnation, let alone another process."""
+
+    fleeting: ClassVar[bool] = True
+
+
+class OwnReminder(Reminder, eq=False):
+    """One whose body is of the runtime, and nothing that a `by=` could read: a state's timeout."""
+
+    is_own: ClassVar[bool] = True
+
+
+def reminders_of(ground: Ground, cell: Acting) -> Reminders:
+    """Return the timers of an actor, or of one of its instances."""
     if not isinstance(cell.reminders, Reminders):
         cell.reminders = Reminders(ground, cell)
     return cell.reminders
 
 
-def watch(ground: Ground, cell: Cell, other: Cell, body: Any, parent: Message | None) -> None:
+def watch(ground: Ground, cell: Acting, other: Cell, body: Any, parent: Message | None) -> None:
     """Let a message enter an actor's mailbox when another one has stopped; at once if it has. Watching again replaces it."""
-    tell = _teller(ground, cell, body, parent)
+    tell = _teller(ground, cell.actor, body, parent)
     if other.stopped:
         tell()
     else:
-        other.watch(cell, tell)
+        other.watch(cell.watcher, tell)
 
 
-def check_watched(ground: Ground, cell: Cell, other: Cell) -> None:
+def check_watched(ground: Ground, cell: Acting, other: Cell) -> None:
     """Refuse to watch what cannot be.
 
     Raises:
         PreconditionFailed: it would watch itself.
         NotFound: the other one is of another mesh.
     """
-    if other is cell:
+    if other is cell.actor:
         raise PreconditionFailed(f"actor {other.name!r} cannot watch itself: a stopped actor handles nothing")
     if not (other.stopped or ground.router.has_mailbox(other.box)):
         raise NotFound(f"actor {other.name!r} is of another mesh, or its mailbox has been deleted: watch one of this mesh")
 
 
-def check_own_body(cell: Cell, body: Any) -> None:
+def check_own_body(cell: Acting, body: Any) -> None:
     """Refuse a message that the actor could not be given.
 
     Raises:
         WrongBody: naming what it takes.
+        ValueError: it would be given to the instance of another value.
     """
     if not cell.handler.is_resolved:
-        cell.resolve()
+        cell.actor.resolve()
     if not isinstance(body, cell.handler.accepts):
         raise WrongBody(
             f"actor {cell.name!r} takes {cell.handler.wanted}, not {type(body).__qualname__}: {repr(body)[:80]}; "
             "it cannot send itself what it does not take"
         )
+    if isinstance(cell, Instance):
+        check_value(cell.actor, cell.value, body)
 
 
-def enter(ground: Ground, cell: Cell, body: Any, parent: Message | None, now: float) -> Entry:
+def enter(ground: Ground, cell: Acting, body: Any, parent: Message | None, now: float) -> Entry:
     """Put a message into an actor's own mailbox, and return its copy."""
     box = cell.box
     message = compose(
@@ -130,7 +153,9 @@ def enter(ground: Ground, cell: Cell, body: Any, parent: Message | None, now: fl
     made: list[Entry] = []
 
     def make_entry(message: Message) -> Entry:
-        made.append(Entry(message, now))
+        made.append((OwnReminder if isinstance(body, StateTimeout) else Reminder)(message, now))
+        if isinstance(cell, Instance):
+            made[0].lane = cell.value
         return made[0]
 
     ground.tell(ground.ledger.commit(Publish(message, (box,), moved=True, make_entry=make_entry), now=now))

@@ -26,7 +26,8 @@ __all__ = ["Residents"]
 class Residents:
     """The actors, schedules and manual consumers of one mesh, by name. All may be added before and while it runs.
 
-    `forget` is called with each mailbox that has been deleted.
+    `forget` is called with each mailbox that has been deleted, `on_declared` with each that is declared; `on_changed` when
+    an actor has come or gone.
     """
 
     def __init__(
@@ -42,6 +43,10 @@ class Residents:
         self._scheduler = scheduler
         self._room = room
         self._asks = asks
+        self.on_changed: Callable[[], None] = _forget_nothing
+        self.on_declared: Callable[[Mailbox], None] = _nothing
+        self.on_joining: Callable[[Cell], None] = _no_cell
+        self.on_leaving: Callable[[Cell], None] = _no_cell
         self.cells: dict[str, Cell] = {}
         self.schedules: dict[str, Schedule] = {}
         self.pullings: dict[Mailbox, Pulling] = {}
@@ -63,7 +68,9 @@ class Residents:
     def add_cell(self, cell: Cell) -> None:
         """Make an actor known and let it run."""
         self.cells[cell.name] = cell
+        self.on_changed()
         self._surround(cell)
+        self.on_joining(cell)
         self._scheduler.join(cell)
         pulling = self.pullings.pop(cell.box, None)
         if pulling is not None:
@@ -79,7 +86,8 @@ class Residents:
             DeadlockError: called from one of its own turns, from its lifespan, or from a turn that one of its own waits for.
         """
         turn = turn_here(self._ground)
-        if (turn is not None and turn.cell is cell) or current_keeping.get() is cell:
+        keeping = current_keeping.get()
+        if (turn is not None and turn.cell is cell) or (keeping is not None and keeping.actor is cell):
             raise DeadlockError(
                 f"actor {cell.name!r} would wait for itself to stop ({cell.name} -> {cell.name}): stop it from elsewhere",
                 ring=(cell.name, cell.name),
@@ -102,15 +110,17 @@ class Residents:
             self.forget_gates(cell)
             if self.cells.get(cell.name) is cell:
                 del self.cells[cell.name]
+            self.on_changed()
             if not self._scheduler.consumers_of(cell.box):
                 self._fail_askers(cell)
             self._ground.look_idle()
         if self._ground.phase in (Phase.RUNNING, Phase.DRAINING):
             try:
-                if cell.keeper is not None:
-                    await cell.keeper.leave()
+                keeping = cell.instances or cell.keeper
+                if keeping is not None:
+                    await keeping.leave()
                 else:
-                    await wait_until(self._ground, cell.stoppers(), lambda: cell.running == 0)
+                    await wait_until(self._ground, cell.stoppers(), lambda: not cell.has_in_hand)
                 cell.take_back()
             finally:
                 for watcher in watchers:
@@ -119,6 +129,7 @@ class Residents:
     def forget_gates(self, cell: Cell) -> None:
         """Let an actor's gates know nothing any more; what they held lies in line again."""
         if cell.gates is not None:
+            self.on_leaving(cell)
             self._ground.ledger.admission.reset(cell.box, cell.gates)
 
     def _fail_askers(self, cell: Cell) -> None:
@@ -149,6 +160,7 @@ class Residents:
     def declare_mailbox(self, name: str, options: MailboxOptions | None) -> Mailbox:
         """Declare a mailbox, or find it, and open it if the mesh runs."""
         mailbox = self._ground.router.declare_mailbox(name, options)
+        self.on_declared(mailbox)
         self.open_mailbox(mailbox)
         self.expiring.used(mailbox)
         return mailbox
@@ -189,6 +201,9 @@ class Residents:
         ready = mailbox.ready
         ground.router.delete_mailbox(mailbox, if_unused=if_unused, if_empty=if_empty)
         ground.ledger.commit(Purge(mailbox, delayed=True), now=ground.moment()[0])
+        for cell in self._scheduler.consumers_of(mailbox):
+            if cell.machines is not None:
+                cell.machines.release()  # No message will come that could change its state.
         mailbox.refresh()
         self._room.look_again(mailbox)
         pulling = self.pullings.pop(mailbox, None)
@@ -197,3 +212,15 @@ class Residents:
         self._forget(mailbox)
         ground.look_idle()
         return ready
+
+
+def _nothing(_mailbox: Mailbox) -> None:
+    return None
+
+
+def _no_cell(_cell: Cell) -> None:
+    return None
+
+
+def _forget_nothing() -> None:
+    return None

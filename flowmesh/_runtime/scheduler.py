@@ -12,12 +12,12 @@ import contextvars
 import functools
 import math
 from collections import deque
-from typing import Final
+from typing import Any, Final
 
 import anyio
 from anyio.abc import TaskGroup
 
-from flowmesh._core.entry import NO_LANE, State
+from flowmesh._core.entry import NO_LANE, Entry, State
 from flowmesh._core.mailbox import EMPTY, Mailbox
 from flowmesh._runtime.arranging import Arrangement
 from flowmesh._runtime.asking import Ask
@@ -27,6 +27,7 @@ from flowmesh._runtime.ground import TURN_MESSAGES, TURN_SECONDS, Ground
 from flowmesh._runtime.lineage import task_here
 from flowmesh._runtime.tracing import begin, end_failed
 from flowmesh._runtime.turns import Turns
+from flowmesh._runtime.unions import Arrival
 from flowmesh._runtime.worker import Doom, Worker, current_worker
 from flowmesh.message import PLAIN, Message
 
@@ -53,6 +54,7 @@ class Scheduler:
         self.stopping = True
         self._group: TaskGroup | None = None
         self._turns = turns
+        turns.open = self.open
         self.gathering: set[Cell] = set()
 
     # Actors
@@ -91,6 +93,8 @@ class Scheduler:
         if cell.gathering is not None:
             cell.gathering.attach(self._ground)
             self.gathering.add(cell)
+        if cell.machines is not None:
+            cell.machines.attach(self._ground)
         box.consumers += 1
         self._listen(box)
         if not self.stopping:
@@ -116,6 +120,8 @@ class Scheduler:
         if cell.gathering is not None:
             self.gathering.discard(cell)
             cell.gathering.release()
+        if cell.machines is not None:
+            cell.machines.release()
 
     def open(self, cell: Cell) -> None:
         """Let an actor run, if nothing else keeps it from running; once stopping, nothing does."""
@@ -158,6 +164,7 @@ class Scheduler:
         listed = self.ready
         self.ready = deque() if arranged is None else arranged.ready(self._ground)
         self.ready.extend(listed)
+        self._turns.ready = self.ready
         self.parked = [] if arranged is None else arranged.parked()
         self._turns.workers = self.workers = set() if arranged is None else arranged.workers()
         self.stopping = False
@@ -191,10 +198,10 @@ class Scheduler:
             if worker.message is message and worker.cell is not None and worker.cell.box is mailbox:
                 worker.cancel("overtaken")
 
-    def cancel_of(self, cell: Cell) -> None:
-        """Cancel the handlers of one actor that run: their messages go back."""
+    def cancel_of(self, cell: Cell, message: Message | None = None) -> None:
+        """Cancel the handlers of one actor that run, or the one that has this message: their messages go back."""
         for worker in list(self.workers):
-            if worker.cell is cell:
+            if worker.cell is cell and (message is None or worker.message is message):
                 worker.cancel("stop")
 
     def running(self) -> list[str]:
@@ -304,7 +311,7 @@ class Scheduler:
             cell.running += 1
             box = cell.box
             if cell.running < cell.slots:
-                if len(box.fresh) + len(box.heap) > 1:
+                if len(box.fresh) + len(box.heap) > 1 and box.has_next:  # A mailbox that marks a copy hands out nothing.
                     cell.listed = True
                     ready.append(cell)
                 else:
@@ -314,31 +321,50 @@ class Scheduler:
             worker.cell = cell
             function, accepts, is_plain = cell.function, cell.accepts, cell.is_plain
             needs_ledger, leaves_with_asker = cell.needs_ledger, cell.leaves_with_asker
+            by, is_keyed = (cell.only_by, cell.instances is not None) if needs_ledger else (None, False)
+            first = None
+            shelf: Any = box.shelf
             try:
                 while not cell.closed:
                     if needs_ledger or box.careful:
-                        item = turns.take(cell)
+                        first = None if by is None else turns.take_first(cell, by)
+                        item = turns.take(cell) if first is None else first
                         if item is None:
                             if box.has_next:
                                 left = 0  # it looked at as many as a turn may
                             break
+                        if is_keyed:
+                            copy: Any = item
+                            function = copy.home.call
+                        place = box.popped - 1
                     elif box.fresh:
                         item = box.fresh.popleft()
-                        box.popped += 1
+                        place = box.popped
+                        box.popped = place + 1
                     else:
                         break
-                    place = box.popped - 1
                     if type(item) is Message:
                         entry, message = None, item
                         body = message.body
+                    elif first is not None:
+                        entry, message, body = first, first.message, first.body
                     elif type(item) is Ask and item.state is READY and item.expires is None:
                         entry, message = item, item.message
                         body = message.body
-                        item.place = place
+                        if box.shelf is None:
+                            item.place = place
                         item.queued = False
                         item.state = LEASED
                         if leaves_with_asker:
                             item.worker = worker
+                    elif type(item) is Entry and item.state is LEASED:
+                        entry, message = item, item.message
+                        body = message.body if item.body is None else item.body
+                    elif type(item) is Arrival and item.state is READY and item.expires is None and not shelf.tail:
+                        entry, message = item, item.message
+                        body = message.body
+                        item.queued = False
+                        item.state = LEASED
                     else:
                         entry = turns.begin(worker, cell, item, place)
                         if entry is None:
@@ -374,7 +400,7 @@ class Scheduler:
                             result = await function(body)
                         else:
                             context = turns.context(cell, message, entry)
-                            result = await turns.invoke(worker, cell, body, context)
+                            result = await turns.invoke(worker, cell, function, body, context)
                     except BaseException as error:
                         worker.message = None
                         if isinstance(error, GeneratorExit):
@@ -383,24 +409,48 @@ class Scheduler:
                             entry = box.lease_plain(message, place, message.timestamp - ground.wall_offset)
                         before = entry.failures
                         is_ours = turns.settle_failure(worker, cell, entry, error, context)
+                        if cell.instances is not None:
+                            cell.instances.ended(entry)
                         if span is not None:
                             end_failed(worker, entry, error, counted=entry.failures > before)
                             span = None
                         if is_ours:
                             raise
+                        since = now()
                     else:
                         worker.message = None
+                        since = now()
                         if entry is None and context is None and message.properties is PLAIN:
                             box.acked += 1
-                        elif type(entry) is Ask and context is None and entry.lane is NO_LANE and not needs_ledger:
+                        elif (
+                            type(entry) is Ask
+                            and context is None
+                            and entry.lane is NO_LANE
+                            and not (needs_ledger or cell.committing)
+                        ):
                             entry.state = ENDED
                             box.acked += 1
                             entry.answer(result)
+                        elif first is not None and context is None and message.properties is PLAIN:
+                            first.state = ENDED
+                            box.acked += 1
+                            box.free_lane(first.home, first, since)
+                        elif (
+                            entry is not None
+                            and entry.number
+                            and context is None
+                            and entry.lane is NO_LANE
+                            and entry.gated is None
+                            and cell.latest is None
+                            and message.properties is PLAIN
+                            and turns.unions is not None
+                        ):
+                            turns.unions.ack(cell, entry)
                         else:
-                            turns.settle_success(cell, message, entry, result, context)
+                            turns.settle_success(cell, message, entry, result, context, place=place)
                         if tracing is not None and span is not None:
                             worker.span = None
-                            tracing.end(span, now(), ground.wall_offset)
+                            tracing.end(span, since, ground.wall_offset)
                             span = None
                         if worker.doomed is not None:
                             turns.note_late(worker, cell, message)
@@ -412,7 +462,6 @@ class Scheduler:
                     if cancelling is not None and cancelling():
                         left = 0
                         break
-                    since = now()
                     if left <= 0 or since >= ground.turn_ends:
                         left = 0
                         break

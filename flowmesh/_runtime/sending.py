@@ -7,25 +7,38 @@ options, full mailboxes, a mesh that drains.  Whatever happens, a message enters
 import math
 from collections.abc import Callable, Mapping, Sequence
 from threading import get_ident
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, get_args
 
-from flowmesh._core.commits import Defer, Publish, PublishDue
+from msgspec.structs import replace
+
+from flowmesh._core.commits import Commit, Defer, Publish, PublishDue
 from flowmesh._core.entry import Entry
 from flowmesh._core.exchanges import Exchange
 from flowmesh._core.mailbox import Mailbox
 from flowmesh._runtime.composing import check_key, compose, due_time, origin_of
-from flowmesh._runtime.ground import Ground, Phase
+from flowmesh._runtime.ground import Ground
+from flowmesh._runtime.handover import Handover
 from flowmesh._runtime.room import Room
 from flowmesh._runtime.worker import current_worker
-from flowmesh.errors import AccessRefused, NotFound, Unroutable
-from flowmesh.message import PLAIN, Message, Receipt
+from flowmesh.errors import AccessRefused, DurabilityUnavailable, NotFound, Unroutable
+from flowmesh.message import PLAIN, Durability, Message, Receipt
 
 __all__ = ["Sending", "parent_of_turn"]
 
-_NUMBERS: Final = (float, int)
+
+class Sent(NamedTuple):
+    """What was committed: receipts, and if something of it is stored, what to wait for, and what each survives then."""
+
+    receipts: list[Receipt]
+    handover: Handover | None = None
+    levels: Sequence[Durability] = ()
+
+
+_FOREVER: Final = math.inf
 _PLAIN: Final = frozenset({"delay", "mandatory"})
 """The options that leave nothing on a deferred message: whether it is routed shows when it is due, mandatory or not."""
-_RUNNING: Final = Phase.RUNNING  # an Enum's members cost a look-up each
+_LEVELS: Final[tuple[Durability, ...]] = get_args(Durability)
+"""From the weakest to the strongest."""
 
 
 def parent_of_turn() -> Message | None:
@@ -40,6 +53,7 @@ class Sending:
     def __init__(self, ground: Ground, room: Room) -> None:
         self._ground = ground
         self._ledger = ground.ledger
+        self._timers = ground.ledger.timers
         self._room = room
 
     def compose(self, exchange: Exchange, body: Any, key: str, options: Mapping[str, Any]) -> Message:
@@ -60,62 +74,79 @@ class Sending:
         Cancellation: before the message has entered; then no mailbox has a copy.
         """
         await self._take_turn()
-        if "delay" in options and options.keys() <= _PLAIN:  # its turn was over, then; now it is not
-            receipt = self.defer_plain(exchange, body, check_key(key), options["delay"])
+        if "delay" in options and options.keys() <= _PLAIN and not (exchange.internal or exchange.deleted):
+            # Its sender's turn was over, then; now it is not.
+            receipt = self.defer_plain(exchange.name, body, check_key(key), options["delay"])
             if receipt is not None:
                 return receipt
         self._ground.budget -= 1
         message = self.compose(exchange, body, key, options)
-        deferred = self._defer(exchange, message, options)
+        deferred = self._defer([message], options)
         if deferred is not None:
-            return deferred
-        return (await self.enter(exchange, [message], mandatory=bool(options.get("mandatory"))))[0]
+            return (await self._confirmed(deferred))[0]
+        entered = await self.enter(
+            exchange, [message], mandatory=bool(options.get("mandatory")), require=options.get("require")
+        )
+        return entered[0]
 
     def send_nowait(self, exchange: Exchange, body: Any, key: str, options: Mapping[str, Any]) -> Receipt:
-        """Publish one message at once.
+        """Publish one message at once. What cannot be written then, is lost and named in the log.
 
         Raises:
             MailboxFull: where the awaited form would wait.
         """
         message = self.compose(exchange, body, key, options)
-        deferred = self._defer(exchange, message, options)
+        deferred = self._defer([message], options)
         if deferred is not None:
-            return deferred
+            self._expect([message], deferred)
+            return deferred.receipts[0]
         mailboxes = self._route(exchange, message, mandatory=bool(options.get("mandatory")))
+        if options.get("require", "none") not in ("none", None):
+            raise DurabilityUnavailable(
+                f"a _nowait send of message {message.id} returns before it is stored, and cannot promise "
+                f"{options['require']!r}: await the send",
+                message=message,
+            )
         self._ground.budget -= 1
-        return self._commit(exchange, [Publish(message, mailboxes, nowait=True)])[0]
+        sent = self._commit(exchange, [Publish(message, mailboxes, nowait=True)])
+        self._expect([message], sent)
+        return sent.receipts[0]
 
-    def defer_plain(self, exchange: Exchange, body: Any, key: str, delay: Any) -> Receipt | None:
+    def _expect(self, messages: Sequence[Message], sent: "Sent") -> None:
+        """Have it logged if what nobody waits for is not written."""
+        if sent.handover is not None:
+            sent.handover.on_failure = lambda error: self._ground.log.error(
+                "message %s was sent without waiting, and is lost: %s", messages[0].id, error
+            )
+
+    def defer_plain(self, exchange: str, body: Any, key: str, delay: Any) -> Receipt | None:
         """Defer a message that has no option but its delay: a timer, and no commit; None if it needs care.
 
-        Needs care: a delay that is none, a sender whose turn is over, an exchange or a mesh that may refuse it, observers and
-        traces.
+        Needs care: a delay that is none, a sender whose turn is over or passes something on, a mesh that refuses it or that
+        is observed or traced. That the exchange takes it is the caller's to know.
         """
         ground = self._ground
         now = ground.now()
-        worker = current_worker.get()
-        parent = None if worker is None else worker.message
         if (
-            type(delay) not in _NUMBERS
-            or not 0 <= delay < math.inf
-            or ground.phase is not _RUNNING
-            or get_ident() != ground.thread
+            now >= ground.turn_ends
             or ground.budget <= 0
-            or now >= ground.turn_ends
-            or (parent is not None and parent.properties is not PLAIN)
-            or exchange.internal
-            or exchange.deleted
-            or self._ledger.on_applied is not None
-            or ground.tracing is not None
+            or (type(delay) is not float and type(delay) is not int)
+            or not 0 <= delay < _FOREVER
+            or not ground.defers_plainly
+            or get_ident() != ground.thread
         ):
             return None
+        worker = current_worker.get()
+        if worker is None or worker.message is None:
+            origin = None
+        elif worker.message.properties is PLAIN:
+            origin = origin_of(worker.message, ground.prefix)
+        else:
+            return None
         ground.budget -= 1
-        prefix, serial = ground.prefix, next(ground.serials)
-        origin = None if parent is None else origin_of(parent, prefix)
-        timer = self._ledger.timers.set(
-            now + delay, Message(prefix, serial, body, exchange.name, key, now + ground.wall_offset, origin)
-        )
-        return Receipt(prefix, serial, 0, 0, "none", str(timer.id))
+        serial = next(ground.serials)
+        self._timers.defer(Message(ground.prefix, serial, body, exchange, key, now + delay, origin))
+        return Receipt(ground.prefix, serial, 0, 0, "none", serial)
 
     async def send_many(
         self, exchange: Exchange, items: Sequence[tuple[Any, str]], options: Mapping[str, Any]
@@ -130,9 +161,10 @@ class Sending:
         if not messages:
             return []
         if options.get("delay") is not None or options.get("at") is not None:
-            receipts = (self._defer(exchange, message, options) for message in messages)
-            return [receipt for receipt in receipts if receipt is not None]
-        return await self.enter(exchange, messages, mandatory=bool(options.get("mandatory")))
+            deferred = self._defer(messages, options)
+            assert deferred is not None
+            return await self._confirmed(deferred)
+        return await self.enter(exchange, messages, mandatory=bool(options.get("mandatory")), require=options.get("require"))
 
     async def enter(
         self,
@@ -140,12 +172,14 @@ class Sending:
         messages: Sequence[Message],
         *,
         mandatory: bool,
+        require: Durability | None = None,
         make_entry: Callable[[Message], Entry] | None = None,
     ) -> list[Receipt]:
         """Wait at each full mailbox once, one line after another by mailbox number, then let all copies in at once.
 
         Raises:
             Unroutable: a mandatory message has no mailbox.
+            DurabilityUnavailable: one of its mailboxes promises less than is required.
             MailboxFull: a `reject` mailbox is full; asked before and after waiting.
             DeadlockError: waiting for room would close a ring of waits.
             MeshStopped: the mesh began to drain while this send, which is not part of a turn, waited.
@@ -158,6 +192,8 @@ class Sending:
                     Publish(message, self._route(exchange, message, mandatory=mandatory), make_entry=make_entry)
                     for message in messages
                 ]
+                if require is not None:
+                    self._check_durability(publishes, require)
                 blocked = {box for publish in publishes for box in publish.mailboxes if box not in passed}
                 blocked = {box for box in blocked if self._room.is_blocked(box)}
                 if not blocked:
@@ -170,12 +206,39 @@ class Sending:
                 passed.append(gate)
             if passed:
                 publishes = [_restamped(publish, self._ground.now() - composed) for publish in publishes]
-            return self._commit(exchange, publishes)
+            sent = self._commit(exchange, publishes)
         finally:
             for box in passed:
                 self._room.look_again(box)
             if passed:
                 self._ground.look_idle()
+        return await self._confirmed(sent)
+
+    async def _confirmed(self, sent: "Sent") -> list[Receipt]:
+        """Return the receipts, once they say what holds: a commit that was handed over has been written.
+
+        Cancellation: none; what is handed over cannot be taken back.
+
+        Raises:
+            StoreError: it has not been written; no mailbox has a copy.
+        """
+        if sent.handover is None:
+            return sent.receipts
+        await sent.handover.wait()
+        return [replace(receipt, durability=level) for receipt, level in zip(sent.receipts, sent.levels, strict=True)]
+
+    def _check_durability(self, publishes: Sequence[Publish], require: Durability) -> None:
+        for publish in publishes:
+            for box in publish.mailboxes:
+                promised = "none" if box.shelf is None else self._ground.durability
+                if _LEVELS.index(promised) < _LEVELS.index(require):
+                    is_left_out = box.shelf is None and _LEVELS.index(self._ground.durability) >= _LEVELS.index(require)
+                    mend = "declare it without durable=False" if is_left_out else "give the mesh a store of that level"
+                    raise DurabilityUnavailable(
+                        f"message {publish.message.id} requires {require!r}, and mailbox {box.name!r} promises {promised!r}: "
+                        f"no mailbox took a copy; {mend}, or require less",
+                        message=publish.message,
+                    )
 
     async def _take_turn(self) -> None:
         """Refuse a send that cannot be; let the others run if this sender's turn is over."""
@@ -185,9 +248,10 @@ class Sending:
             await ground.breathe()
             ground.check_sender()
 
-    def _commit(self, exchange: Exchange, publishes: Sequence[Publish]) -> list[Receipt]:
+    def _commit(self, exchange: Exchange, publishes: Sequence[Publish]) -> "Sent":
         ground = self._ground
-        commit = ground.ledger.commit(*publishes, now=ground.now())
+        handover = None if ground.ledger.journal is None else Handover(ground)
+        commit = ground.ledger.commit(*publishes, now=ground.now(), then=handover, strict=True)
         if commit.notes:
             ground.tell(commit)
         receipts: list[Receipt] = []
@@ -196,7 +260,15 @@ class Sending:
             if not publish.mailboxes:
                 ground.note_unroutable(exchange.name, message.key, message.id)
             receipts.append(Receipt(message.prefix, message.serial, routed, dropped))
-        return receipts
+        if handover is None or handover.is_over:
+            return Sent(receipts)
+        return Sent(receipts, handover, [self._level(publish, commit) for publish in publishes])
+
+    def _level(self, publish: Publish, commit: Commit) -> Durability:
+        """Return what the copies of a publish survive: the weakest of its mailboxes says."""
+        if not publish.mailboxes or publish.make_entry is not None:
+            return "none"
+        return self._ground.durability if all(box.shelf is not None for box in publish.mailboxes) else "none"
 
     def _route(self, exchange: Exchange, message: Message, *, mandatory: bool) -> tuple[Mailbox, ...]:
         if exchange.deleted:
@@ -215,15 +287,36 @@ class Sending:
             message=message,
         )
 
-    def _defer(self, exchange: Exchange, message: Message, options: Mapping[str, Any]) -> Receipt | None:
+    def _defer(self, messages: Sequence[Message], options: Mapping[str, Any]) -> "Sent | None":
         ground = self._ground
         now = ground.now()
         due = due_time(ground, options, now)
         if due is None:
             return None
-        action = PublishDue(exchange, message, message.properties.ttl)
-        commit = ground.ledger.commit(Defer(action, due[0], on_wall=due[1]), now=now)
-        return Receipt(message.prefix, message.serial, 0, timer=str(commit.timers[0]))
+        require: Durability = options.get("require") or "none"
+        if _LEVELS.index(ground.durability) < _LEVELS.index(require):
+            raise DurabilityUnavailable(
+                f"message {messages[0].id} requires {require!r}, and a deferred message of {ground.label} survives "
+                f"{ground.durability!r}: give the mesh a store of that level, or require less",
+                message=messages[0],
+            )
+        defers = [
+            Defer(
+                PublishDue(ground.router.find_exchange(message.exchange), message, message.properties.ttl),
+                due[0],
+                on_wall=due[1],
+            )
+            for message in messages
+        ]
+        handover = None if ground.ledger.journal is None else Handover(ground)
+        commit = ground.ledger.commit(*defers, now=now, then=handover, strict=True)
+        receipts = [
+            Receipt(message.prefix, message.serial, 0, timer_number=timer)
+            for message, timer in zip(messages, commit.timers, strict=True)
+        ]
+        if handover is None or handover.is_over:
+            return Sent(receipts)
+        return Sent(receipts, handover, [ground.durability for _ in receipts])
 
 
 def _restamped(publish: Publish, waited: float) -> Publish:

@@ -124,7 +124,7 @@ class Sources:
             if not run.has_ended:
                 timer = ground.ledger.timers.set(deadline, run.look_late)
                 try:
-                    await run.until(lambda one=run: one.has_ended or ground.now() >= deadline)
+                    await run.until(lambda one=run, late=timer: one.has_ended or not late.is_set)
                 finally:
                     ground.ledger.timers.cancel(timer)
 

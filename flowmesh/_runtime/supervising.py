@@ -22,7 +22,9 @@ from flowmesh._core.supervision import FRESH, Failure, History, Strategy, affect
 from flowmesh._runtime.cell import Cell
 from flowmesh._runtime.classes import ClassHandler
 from flowmesh._runtime.ground import Ground, Phase
+from flowmesh._runtime.instance import Acting
 from flowmesh._runtime.keeper import Keeper, Keepers, limit_reached
+from flowmesh._runtime.keyed_member import KeyedMember
 from flowmesh._runtime.member import Member
 from flowmesh._runtime.quiescence import wait_until
 from flowmesh._runtime.scheduler import Scheduler
@@ -60,7 +62,7 @@ class FunctionMember(Member):
 
     __slots__ = ("_entering", "_scheduler", "cell")
 
-    def __init__(self, ground: Ground, cell: Cell, scheduler: Scheduler, entering: set[Cell]) -> None:
+    def __init__(self, ground: Ground, cell: Cell, scheduler: Scheduler, entering: set[Acting]) -> None:
         super().__init__(ground, cell.name)
         self.cell = cell
         self._scheduler = scheduler
@@ -163,7 +165,7 @@ class Groups:
         keepers: Keepers,
         sources: Sources,
         *,
-        entering: set[Cell],
+        entering: set[Acting],
         stop_cell: Callable[[Cell], Awaitable[None]],
         spawn: Spawn,
         fault: Callable[[BaseException], None],
@@ -187,7 +189,7 @@ class Groups:
         self.plans[plan.name] = plan
         for member in plan.members:
             self.holders[member] = plan
-            if isinstance(member, Cell):
+            if isinstance(member, Cell) and member.keying is None:
                 member.is_kept = isinstance(member.handler, ClassHandler)
             elif isinstance(member, Plan):
                 member.parent = plan
@@ -261,7 +263,9 @@ class Groups:
 
     def _actor_of(self, run: GroupRun, cell: Cell) -> Member:
         found: Member
-        if isinstance(cell.handler, ClassHandler):
+        if cell.instances is not None:
+            found = KeyedMember(self._ground, cell, self._scheduler, self._entering, run.plan.policy)
+        elif isinstance(cell.handler, ClassHandler):
             found = keeper = self._keepers.keep(cell)
             keeper.group_policy = run.plan.policy
         else:
@@ -385,9 +389,9 @@ class Groups:
                     member.scope.cancel()
                     member.bring_up()  # One that is down has to get to its end, too.
                     await member.until(lambda one=member: one.has_ended)
-            elif isinstance(member, Keeper | FunctionMember):
-                if not member.cell.stopped:
-                    await self._stop_cell(member.cell)
+            elif isinstance(member, Keeper | FunctionMember | KeyedMember):
+                if not member.cell.actor.stopped:
+                    await self._stop_cell(member.cell.actor)
             elif not member.has_ended:
                 member.tell()
                 await member.until_down()

@@ -7,6 +7,7 @@ mesh drains, and while it is stopped.
 
 import datetime
 from threading import get_ident
+from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -15,7 +16,7 @@ from flowmesh._core.timers import Timer as CoreTimer
 from flowmesh._runtime.composing import check_due, due_time
 from flowmesh._runtime.engine import Engine
 from flowmesh.errors import MeshError, NotFound, NotRunning
-from flowmesh.message import Message
+from flowmesh.message import Message, Receipt
 
 __all__ = ["Timer", "Timers"]
 
@@ -24,8 +25,8 @@ class Timer(Struct, frozen=True):
     """One deferred message, as it was when somebody asked.
 
     `id`: what its receipt says as `timer`, for life. `due`: when it is routed (UTC); that of a delay is what the wall clock
-    will say then, unless it is set meanwhile. `exchange`, `key`: where it goes. `message`: what will be routed, stamped when it
-    is.
+    will say then, unless it is set meanwhile. `exchange`, `key`: where it goes. `message`: what will be routed,
+    stamped with `due` for now.
     """
 
     id: str
@@ -33,6 +34,10 @@ class Timer(Struct, frozen=True):
     exchange: str
     key: str
     message: Message
+
+
+_ID_OF: Final = {Receipt: ": say receipt.timer", Timer: ": say timer.id", Message: ": say receipt.timer, of its receipt"}
+"""How to come to the id from what is given instead of it."""
 
 
 class Timers:
@@ -60,6 +65,9 @@ class Timers:
         """Return the deferred message with this timer, or None: it has been routed or cancelled, or never was.
 
         The first call is O(timers); from then on there is an index.
+
+        Raises:
+            TypeError: it is no id, but, say, a receipt.
         """
         timer = self._find(id)
         return None if timer is None else self._view(timer)
@@ -68,11 +76,17 @@ class Timers:
         """Forget a deferred message: it will not be routed; False if it has been, or was cancelled before.
 
         Raises:
+            TypeError: it is no id, but, say, a receipt.
             MeshError: the caller is in a foreign thread.
         """
         self._check_thread()
+        self._engine.storing.check_open("a deferred message")
         timer = self._find(id)
-        return timer is not None and self._engine.ground.ledger.timers.cancel(timer)
+        if timer is None:
+            number = _number_of(id)
+            return number is not None and self._engine.storing.cancel_early(number)
+        self._engine.storing.change_timer(timer, None)
+        return self._engine.ground.ledger.timers.cancel(timer)
 
     def move(self, id: str | None, *, delay: float | None = None, at: datetime.datetime | None = None) -> Timer:
         """Let a deferred message be due at another time; among those due at that time it is the last.
@@ -88,7 +102,8 @@ class Timers:
         Raises:
             NotFound: it has been routed, or was cancelled.
             ValueError: neither or both are given, the delay is negative, or `at` has no time zone.
-            NotRunning: `delay` counts on the clock of a running mesh; `at` does without.
+            TypeError: it is no id, but, say, a receipt.
+            NotRunning: `delay` counts on the clock of a running mesh; `at` does without, unless the mesh has a store.
             MeshError: the caller is in a foreign thread.
         """
         self._check_thread()
@@ -99,14 +114,18 @@ class Timers:
         due = due_time(ground, {"delay": delay, "at": at}, 0.0 if delay is None else ground.now())
         if due is None:
             raise ValueError("move needs delay= or at=: when shall it be due?")
+        self._engine.storing.check_open("a deferred message")
         timer = self._find(id)
         if timer is None:
             raise NotFound(f"there is no deferred message with timer {id!r}: it has been routed, or was cancelled")
         ground.ledger.timers.move(timer, due[0], on_wall=due[1])
+        self._engine.storing.change_timer(timer, due)
         return self._view(timer)
 
     def _find(self, id: str | None) -> CoreTimer | None:
-        number = int(id) if isinstance(id, str) and id.isdecimal() and id.isascii() else None
+        if not isinstance(id, str | int | None):  # pyright: ignore[reportUnnecessaryIsInstance] - users get it wrong
+            raise TypeError(f"mesh.timers takes the id of a timer, not {id!r}{_ID_OF.get(type(id), '')}")
+        number = _number_of(id)
         timer = None if number is None else self._engine.ground.ledger.timers.find(number)
         return timer if timer is not None and isinstance(timer.action, Message) else None
 
@@ -116,13 +135,17 @@ class Timers:
         if not timer.on_wall:
             now, wall_now = self._engine.ground.moment()
             wall += wall_now - now
-        # A copy: the original is stamped when it is routed.
-        return Timer(str(timer.id), _utc(wall), message.exchange, message.key, replace(message))
+        # A copy, stamped as the original will be: when it is routed.
+        return Timer(str(timer.id), _utc(wall), message.exchange, message.key, replace(message, timestamp=wall))
 
     def _check_thread(self) -> None:
         ground = self._engine.ground
         if ground.thread not in (None, get_ident()):
             raise MeshError(f"{ground.label} runs in another thread: call mesh.timers there, with anyio.from_thread.run_sync")
+
+
+def _number_of(id: str | None) -> int | None:
+    return int(id) if isinstance(id, str) and id.isdecimal() and id.isascii() else None
 
 
 def _utc(wall: float) -> datetime.datetime:

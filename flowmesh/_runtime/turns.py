@@ -8,7 +8,7 @@ import functools
 import inspect
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import Any
 
 import anyio
@@ -18,14 +18,8 @@ from flowmesh._core.batches import BatchLease
 from flowmesh._core.commits import (
     Ack,
     Back,
-    Commit,
     Dead,
-    Defer,
-    Enter,
     Gone,
-    Intent,
-    PublishDue,
-    Save,
     Settle,
     Superseded,
     Verdict,
@@ -42,20 +36,33 @@ from flowmesh._runtime.composing import compose
 from flowmesh._runtime.context import Context, Output
 from flowmesh._runtime.effects import Effects
 from flowmesh._runtime.ground import Ground
+from flowmesh._runtime.instance import Acting
 from flowmesh._runtime.room import Room
+from flowmesh._runtime.settling import Settling, judge_actor
 from flowmesh._runtime.statistics import Statistics
 from flowmesh._runtime.tracing import note_refusal
+from flowmesh._runtime.unions import Unions
 from flowmesh._runtime.worker import Worker, step_in
-from flowmesh.errors import ActorFailed, ActorStopped, InvalidHandler, MalformedMessage, NoReply, Reject, RetryAfter
+from flowmesh.errors import (
+    ActorFailed,
+    ActorStopped,
+    InvalidHandler,
+    MalformedMessage,
+    NoReply,
+    Reject,
+    RetryAfter,
+    Unencodable,
+)
 from flowmesh.message import Message
 
 __all__ = ["Turns"]
 
 
-class Turns:
+class Turns(Settling):
     """What the workers need for turns.
 
     `fault` is told what stops the mesh; `interrupted` that a scope around it was cancelled, so that nothing more is handed out.
+    `resting`: actors that are left alone for a while, because the store did not take what a turn of theirs has made.
     """
 
     def __init__(
@@ -67,37 +74,60 @@ class Turns:
         fault: Callable[[BaseException], None],
         interrupted: Callable[[], None],
     ) -> None:
-        self._ground = ground
-        self._room = room
+        super().__init__(ground, room, fault=fault)
+        self._ledger = ground.ledger
         self._overview = overview
-        self.fault = fault
         self.interrupted = interrupted
         self.handed_back = 0
         self.workers: Iterable[Worker] = ()  # the scheduler's
+        self.ready: Sized = ()  # the same: actors that are to go on
+        self.unions: Unions | None = None  # acks that need no commit of their own, while there is a store that works
 
     # Before the handler
 
+    def take_first(self, cell: Cell, by: Callable[[Any], Any]) -> Entry | None:
+        """Lease the next copy of an actor that has lanes and nothing else to ask: a plain one that never came back.
+
+        None: see whether `take` finds one.
+        """
+        try:
+            return self._ledger.take_first(cell.box, by, cell.accepts, cell.instances)
+        except UnusableLane as error:
+            self._refuse_lane(cell, error)
+            return None
+
     def take(self, cell: Cell) -> Entry | Message | None:
         """Lease the next copy of a mailbox that needs care, or return None; what has no lane is a dead letter."""
-        ground = self._ground
-        while True:
+        while not cell.closed:
             try:
                 if cell.gathering is not None:
                     return cell.gathering.take()
-                item = ground.ledger.take(cell.box, ground.now(), cell.lane_of, cell.gates)
+                item = self._ledger.take(
+                    cell.box,
+                    self._ground.now(),
+                    cell.lane_of,
+                    cell.gates,
+                    postpone=cell.postpone,
+                    lodging=cell.instances,
+                )
                 if cell.gates is not None and cell.gates.superseded:
                     self._cancel_superseded(cell, cell.gates)
             except UnusableLane as error:
-                cause = error.__cause__
-                if cause is not None and not isinstance(cause, Exception):
-                    self._hand_back(cell, error.entry)
-                    self.fault(cause)
-                    return None
-                self._refuse(cell, error.entry, _without_lane(cell, error))
+                self._refuse_lane(cell, error)
             else:
                 if self._room.waits.suspects:
                     self._room.waits.look_at_suspects()
                 return item
+        return None
+
+    def _refuse_lane(self, cell: Cell, error: UnusableLane) -> None:
+        """Bury a copy for which `by=` gives no lane; if that is a fault of the mesh, hand it back and stop."""
+        cause = error.__cause__
+        if cause is not None and not isinstance(cause, Exception):
+            self._hand_back(cell, error.entry)
+            self.fault(cause)
+        else:
+            self._refuse(cell, error.entry, _without_lane(cell, error))
 
     def _cancel_superseded(self, cell: Cell, gates: Gates) -> None:
         for entry in gates.superseded:
@@ -108,8 +138,12 @@ class Turns:
 
     def begin(self, worker: Worker, cell: Cell, entry: Entry, place: int) -> Entry | None:
         """Lease an entry that was popped from the deque; None if it is a ghost or has expired."""
+        shelf = cell.box.shelf
         if entry.state is not State.LEASED:
-            entry.place = place
+            if shelf is None:
+                entry.place = place
+            elif shelf.tail:
+                self._ground.ledger.replenish(cell.box)
             entry.queued = False
             if entry.state is not State.READY:
                 cell.box.ghosts -= 1
@@ -133,12 +167,14 @@ class Turns:
 
     def context(self, cell: Cell, message: Message, entry: Entry | None) -> Context | None:
         """Return what the handler, or who stands around it, wants to see of its turn, if anybody does."""
-        return None if not cell.needs_context else Context(self._ground, cell, message, entry, self._overview)
+        if not cell.needs_context:
+            return None
+        acting: Acting = cell if cell.instances is None else cell.instances.of(entry)
+        return Context(self._ground, acting, message, entry, self._overview)
 
-    async def invoke(self, worker: Worker, cell: Cell, body: Any, context: Context | None) -> Any:
+    async def invoke(self, worker: Worker, cell: Cell, function: Callable[..., Any], body: Any, context: Context | None) -> Any:
         """Call a handler that is not plain: with a Context, middleware, a time limit, in a thread, in a context of its own."""
-        handler = cell.handler
-        call = cell.function
+        handler, call = cell.handler, function
         if handler.context_as is not None:
             call = functools.partial(call, **{handler.context_as: context})
         if handler.takes_body:
@@ -183,8 +219,13 @@ class Turns:
 
     # After it
 
-    def settle_success(self, cell: Cell, message: Message, entry: Entry | None, result: Any, context: Context | None) -> None:
-        """End a turn whose handler returned: ack, with everything that it made."""
+    def settle_success(
+        self, cell: Cell, message: Message, entry: Entry | None, result: Any, context: Context | None, *, place: int
+    ) -> None:
+        """End a turn whose handler returned: ack, with everything that it made.
+
+        If what it made cannot be stored, it has failed. `place`: of a copy without an entry.
+        """
         outputs: list[Output] = []
         effects: Effects | None = None
         if context is not None:
@@ -198,14 +239,28 @@ class Turns:
         if reply_to is not None and (entry is None or not entry.asked):
             outputs = [*outputs, self._reply(message, reply_to, result)]
         box = cell.box
-        if isinstance(entry, Ask):
-            entry.answer(result)
-        if outputs or cell.observed or effects is not None:
+        is_stored = entry is not None and (
+            bool(entry.number) or (cell.gates is not None and cell.gates.on_forgotten is not None)
+        )
+        if outputs or cell.observed or effects is not None or cell.committing or is_stored:
+            if entry is None and self._ground.ledger.journal is not None:
+                entry = box.lease_plain(message, place, message.timestamp - self._ground.wall_offset)
+            if isinstance(entry, Ask):
+                entry.answer_when_acked(result)
             settle = Settle(box, message if entry is None else entry, Ack())
-            self._commit(cell, settle, outputs=outputs, save=None if effects is None else effects.save)
-            if effects is not None:
-                effects.carry_out()
+            save, conclude = (None, None) if effects is None else (effects.save, effects.carry_out)
+            try:
+                self._commit(cell, settle, outputs=outputs, save=save, conclude=conclude)
+            except Unencodable as error:
+                assert entry is not None
+                self._fail(cell, entry, error)
+                if save is None:
+                    judge_actor(cell, entry, error)
+                else:
+                    self._distrust(cell, entry, error)
         else:
+            if isinstance(entry, Ask):
+                entry.answer(result)
             box.acked += 1
             if entry is not None:
                 entry.state = State.ENDED
@@ -214,32 +269,46 @@ class Turns:
                 if entry.watched:
                     entry.ended("acked")
                 if entry.gated is not None:
-                    self._end_at_gates(cell, entry, TurnEnd(is_done=True))
+                    self._end_at_gates(cell, [(entry, TurnEnd(is_done=True))])
 
     def _settle_batch(self, cell: Cell, lease: BatchLease, result: Any, outputs: list[Output]) -> None:
         """End a turn with several messages whose handler returned."""
         lease.is_over = True
         settles: list[Settle] = []
+        errors: list[BaseException | None] = [lease.marks.get(index) for index in range(len(lease.copies))]
         outputs = list(outputs)
         for index, (entry, reply) in enumerate(zip(lease.copies, replies_of(lease, result), strict=True)):
             verdict: Verdict = Ack()
             if index in lease.marks:
                 verdict = self._judge(cell, entry, lease.marks[index])
             elif isinstance(entry, Ask):
-                entry.answer(reply)
+                entry.answer_when_acked(reply)
             elif (reply_to := entry.message.properties.reply_to) is not None:
                 outputs.append(self._reply(entry.message, reply_to, reply))
             settles.append(Settle(cell.box, entry, verdict))
-        self._end_batch(cell, lease, settles, outputs)
+        try:
+            self._end_batch(cell, lease, settles, outputs, errors)
+        except Unencodable as error:
+            self._fail(cell, lease, error)
 
-    def _end_batch(self, cell: Cell, lease: BatchLease, settles: list[Settle], outputs: list[Output]) -> None:
+    def _end_batch(
+        self,
+        cell: Cell,
+        lease: BatchLease,
+        settles: list[Settle],
+        outputs: list[Output],
+        errors: Sequence[BaseException | None] = (),
+    ) -> None:
         lease.is_over = True
-        self._commit(cell, *settles, outputs=outputs)
-        if all(entry.has_ended for entry in lease.copies):
-            lease.state = State.ENDED
-        gathering = cell.gathering
-        assert gathering is not None
-        gathering.settled(lease)
+
+        def settled() -> None:
+            if all(entry.has_ended for entry in lease.copies):
+                lease.state = State.ENDED
+            gathering = cell.gathering
+            assert gathering is not None
+            gathering.settled(lease)
+
+        self._commit(cell, *settles, outputs=outputs, errors=errors, settled=settled)
 
     def note_late(self, worker: Worker, cell: Cell, message: Message) -> None:
         """Name a handler that returned although it had been cancelled."""
@@ -285,12 +354,12 @@ class Turns:
                 if cancelled:
                     limit.__cause__ = error
                 self._fail(cell, entry, limit if cancelled else error)
-                _judge_actor(cell, entry, limit if cancelled else error)
+                judge_actor(cell, entry, limit if cancelled else error)
                 return cancelled
             case "asker":
                 self._withdraw(cell, entry, None if cancelled else error)
                 if not cancelled:
-                    _judge_actor(cell, entry, error)
+                    judge_actor(cell, entry, error)
                 return cancelled
             case "superseded":
                 self._supersede(cell, entry, None if cancelled else error)
@@ -311,7 +380,7 @@ class Turns:
                 return cancelled
             case None:
                 self._fail(cell, entry, error)  # A worker forgives itself a cancellation that nobody asked for.
-                _judge_actor(cell, entry, error)
+                judge_actor(cell, entry, error)
                 return False
 
     def _hand_back(self, cell: Cell, entry: Entry) -> None:
@@ -357,7 +426,7 @@ class Turns:
     def _fail(self, cell: Cell, entry: Entry, error: BaseException) -> None:
         """Apply the message policy to a failure."""
         if not isinstance(entry, BatchLease):
-            self._commit(cell, Settle(cell.box, entry, self._judge(cell, entry, error)), error=error)
+            self._commit(cell, Settle(cell.box, entry, self._judge(cell, entry, error)), errors=[error])
             return
         verdicts = [self._judge(cell, copy, error, traced=False) for copy in entry.copies]
         settles = [Settle(cell.box, copy, verdict) for copy, verdict in zip(entry.copies, verdicts, strict=True)]
@@ -372,7 +441,7 @@ class Turns:
                 exc_info=error,
             )
         entry.failures += any(isinstance(verdict, Back) and bool(verdict.counted) for verdict in verdicts)
-        self._end_batch(cell, entry, settles, [])
+        self._end_batch(cell, entry, settles, [], [error] * len(settles))
 
     def _judge(self, cell: Cell, entry: Entry, error: BaseException, *, traced: bool = True) -> Verdict:
         """Say what becomes of a copy that failed, log it and tell its asker. `traced`: log the traceback, too."""
@@ -417,61 +486,6 @@ class Turns:
                 exc_info=error if traced else None,
             )
         return verdict
-
-    def _end_at_gates(self, cell: Cell, entry: Entry, ending: TurnEnd) -> None:
-        """End a copy at the gates of its actor, and log what that changed."""
-        admission, gates, now = self._ground.ledger.admission, cell.gates, self._ground.now()
-        if gates is None or not gates.breakers:
-            admission.end(cell.box, entry, ending, now)
-            return
-        before = gates.conditions()
-        admission.end(cell.box, entry, ending, now)
-        after = gates.conditions()
-        if before != after:
-            self._ground.log.warning("actor %r: breaker was %s, is %s", cell.name, ", ".join(before), ", ".join(after))
-
-    def _commit(
-        self,
-        cell: Cell,
-        *settles: Settle,
-        outputs: list[Output] | None = None,
-        save: Save | None = None,
-        error: BaseException | None = None,
-    ) -> None:
-        """Commit a turn, and hold the actor if what it moved left a `wait` mailbox over capacity.
-
-        Args:
-            cell: the actor.
-            settles: how its copies are settled.
-            outputs: what the handler made.
-            save: what it saved.
-            error: what the handler raised, if that is why it is settled so; for the gates.
-        """
-        ground = self._ground
-        now = ground.now()
-        intents: list[Intent] = [*settles] if save is None else [*settles, save]
-        for output in outputs or ():
-            action: PublishDue = output.action()
-            due = output.due(ground, now)
-            intents.append(action if due is None else Defer(action, due[0], on_wall=due[1]))
-        commit: Commit = ground.ledger.commit(*intents, now=now)
-        if commit.notes:
-            ground.tell(commit)
-        for settle in settles:
-            if isinstance(settle.item, Entry) and settle.item.gated is not None:
-                self._end_at_gates(cell, settle.item, TurnEnd(isinstance(settle.verdict, Ack), error))
-        for change in commit.changes:
-            if isinstance(change, Enter):
-                box = change.mailbox
-                self._room.waits.seen.add((cell.name, box.name))
-                if box.options.overflow == "wait" and box.ready > box.options.capacity:
-                    self._room.hold(cell, box)
-
-
-def _judge_actor(cell: Cell, entry: Entry, error: BaseException) -> None:
-    """Let the actor be judged, now that the message is settled; a verdict is no failure."""
-    if cell.judge is not None and not isinstance(error, Reject | RetryAfter):
-        cell.judge(cell, error, entry.message)
 
 
 async def _in_thread(call: Callable[[], Any], limiter: anyio.CapacityLimiter | None) -> Any:

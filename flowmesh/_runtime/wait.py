@@ -6,6 +6,7 @@ from flowmesh._core.entry import NO_LANE, State
 from flowmesh._core.mailbox import Mailbox
 from flowmesh._runtime.asking import Ask
 from flowmesh._runtime.cell import Cell
+from flowmesh._runtime.instance import Acting
 from flowmesh._runtime.lineage import is_part_of, task_here
 from flowmesh._runtime.worker import Worker
 from flowmesh.message import Message
@@ -20,7 +21,7 @@ class Waiting:
 
     __slots__ = ("cell", "message", "waits", "worker")
 
-    def __init__(self, cell: Cell, worker: Worker | None = None, message: Message | None = None) -> None:
+    def __init__(self, cell: Acting, worker: Worker | None = None, message: Message | None = None) -> None:
         self.cell = cell
         self.worker = worker
         self.message = message

@@ -18,13 +18,15 @@ from collections.abc import Callable, Iterator
 
 import anyio
 
-from flowmesh._core.entry import State
+from flowmesh._core.aside import Lane
+from flowmesh._core.entry import NO_LANE, State
 from flowmesh._core.mailbox import Mailbox
 from flowmesh._core.waits import Needs, closed_ring
 from flowmesh._runtime.asking import Ask
 from flowmesh._runtime.cell import Cell
 from flowmesh._runtime.classes import ClassHandler
 from flowmesh._runtime.ground import Ground
+from flowmesh._runtime.instance import Acting, Instance
 from flowmesh._runtime.lineage import task_here
 from flowmesh._runtime.naming import Node, error_of, names_in
 from flowmesh._runtime.wait import Wait, Waiting
@@ -51,7 +53,7 @@ class Waits:
         *,
         consumers_of: Callable[[Mailbox], list[Cell]],
         withdraw: Callable[[Ask, Mailbox], None],
-        keeping_here: Callable[[], Cell | None],
+        keeping_here: Callable[[], Acting | None],
         awaited: Callable[[], Cell | None],
     ) -> None:
         self._ground = ground
@@ -60,8 +62,8 @@ class Waits:
         self._keeping_here = keeping_here
         self._awaited = awaited
         self._turns: dict[tuple[int, Mailbox], Waiting] = {}
-        self._of_cell: dict[Cell, dict[Waiting, None]] = {}
-        self._keepings: dict[Cell, Waiting] = {}
+        self._of_cell: dict[Acting, dict[Waiting, None]] = {}
+        self._keepings: dict[Acting, Waiting] = {}
         self.suspects: list[Wait] = []
         self.seen: set[tuple[str, str]] = set()
         """Which actor has been seen to send to which mailbox, by name."""
@@ -214,19 +216,22 @@ class Waits:
         box, ask = wait.box, wait.ask
         if wait.cell is not None:
             ends: list[Node] = [turn for turn in self._of_cell.get(wait.cell, ()) if turn.is_current]
-            ends += [self._keepings[wait.cell]] if wait.cell in self._keepings else []
+            ends += [keeping for cell, keeping in self._keepings.items() if cell.actor is wait.cell]
             return Needs(ends, every=True) if ends else None
         if ask is not None:
             if not ask.is_open or ask.timed_out:
                 return None
             if ask.state is State.LEASED:
                 return self._needs_turn(ask.message, box)
-            if ask.state is State.ASIDE:
+            if ask.state is State.ASIDE and (ask.lane is not NO_LANE or ask in box.held):
                 if ask in box.held:
                     return None  # By a gate, which opens with time, or when others have ended.
-                holder = box.lanes[ask.lane].holder
-                return self._needs_turn(holder.message, box) if holder is not None and holder.state is State.LEASED else None
-            if ask.state is not State.READY:
+                return self._needs_of_lane(box.lanes[ask.lane], box)
+            if ask.state is State.POSTPONED and ask.lane is not NO_LANE:
+                lane = box.lanes.get(ask.lane)
+                return None if lane is None else self._needs_of_lane(lane, box)
+            # Set aside without a lane: behind others that are to be read.
+            if ask.state not in (State.READY, State.ASIDE, State.POSTPONED):
                 return None  # It awaits a retry, or ends just now.
         if not wait.waits_for_room or box.has_room():
             consumers = self._consumers_of(box)
@@ -240,6 +245,29 @@ class Waits:
             known = [turn for turn in turns if turn is not None]
             return Needs(known, every=False) if len(known) == len(holders) else None
         return Needs((box,), every=True)
+
+    def _needs_of_lane(self, lane: Lane, box: Mailbox) -> Needs[Node] | None:
+        """What frees a lane: the turn of its holder, or the start or end of the instance that lives in it."""
+        holder, tenant = lane.holder, lane.tenant
+        if holder is not None:
+            return self._needs_turn(holder.message, box) if holder.state is State.LEASED else None
+        if not isinstance(tenant, Instance) or tenant.is_ready:
+            return None
+        if not tenant.is_waiting:
+            keeping = self._keepings.get(tenant)
+            return None if keeping is None else Needs((keeping,), every=True)
+        # It stands in line until one of the others can be put away.
+        found: list[Node] = []
+        for other in box.lanes.values():
+            one = other.tenant
+            if not isinstance(one, Instance) or one.is_waiting:
+                continue
+            busy = other.holder
+            node = self._keepings.get(one) if busy is None else self._turn_of(busy.message, box)
+            if node is None:
+                return None
+            found.append(node)
+        return Needs(found, every=False)
 
     def _needs_of_cell(self, cell: Cell) -> Needs[Node] | None:
         if cell.paused or cell.stopped:
@@ -278,6 +306,6 @@ def _has_limit(who: Waiting) -> bool:
     worker, message = who.worker, who.message
     return (
         (worker is not None and worker.deadline is not None)
-        or (message is not None and message.properties.deadline is not None and who.cell.leaves_with_asker)
+        or (message is not None and message.properties.deadline is not None and who.cell.actor.leaves_with_asker)
         or anyio.current_effective_deadline() != math.inf
     )

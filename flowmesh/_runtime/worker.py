@@ -50,7 +50,7 @@ class Worker:
 
     def __init__(self, ground: Ground) -> None:
         self.ground = ground
-        self.scope = anyio.CancelScope()
+        self.scope: anyio.CancelScope | None = None  # one can be made in a task only, and this may be a callback of the loop
         self.doomed: Doom | None = None
         self.message: Message | None = None
         self.cell: Cell | None = None
@@ -72,7 +72,7 @@ class Worker:
 
     def cancel(self, why: Doom) -> None:
         """Cancel the handler that runs now, if one does; the first reason stands."""
-        if self.message is not None and self.doomed is None:
+        if self.message is not None and self.scope is not None and self.doomed is None:
             self.doomed = why
             self.scope.cancel()
 

@@ -418,9 +418,9 @@ async def _take(order: Order) -> None: ...
         ({"concurrency": 1.5}, ValueError, "concurrency must be a whole number"),
         ({"timeout": 0}, ValueError, "timeout must be more than zero seconds, or None, not 0"),
         ({"timeout": float("nan")}, ValueError, "timeout must be more than zero"),
-        ({"retry": 3}, ValueError, "retry must be a Retry, or None, not 3"),
+        ({"retry": 3}, ValueError, "retry must be a Retry, or None, not 3: write "),
         ({"mailbox": "orders"}, ValueError, "mailbox must be MailboxOptions or a Mailbox, not 'orders'"),
-        ({"by": "customer"}, ValueError, "by must be a function of the body, not 'customer'"),
+        ({"by": "customer"}, ValueError, "by must be a function of the body, or None, not 'customer'"),
     ],
 )
 async def test_wrong_options_of_an_actor(options: dict[str, Any], error: type[Exception], text: str):

@@ -741,8 +741,8 @@ def declare(**options: Any) -> None:
 @pytest.mark.parametrize(
     "options, text",
     [
-        ({"batch": 5}, "batch must be a Batch, not 5"),
-        ({"debounce": 5}, "debounce must be a Debounce, or None, not 5"),
+        ({"batch": 5}, "batch must be a Batch, not 5: write batch=Batch(100, 0.5)"),
+        ({"debounce": 5}, "debounce must be a Debounce, or None, not 5: write debounce="),
         ({"batch": Batch(1, 1.0), "debounce": Debounce(1.0, 1.0)}, "cannot have both batch= and debounce="),
         (
             {"batch": Batch(1, 1.0), "by": len},

@@ -124,7 +124,8 @@ async def test_as_a_decorator_bare_and_with_options():
     "options, text",
     [
         ({"concurrency": 2}, "class actor 'Totals' handles one message at a time: leave concurrency= out"),
-        ({"by": lambda _: 1}, "class actor 'Totals' has one instance, for all messages: leave by= out"),
+        ({"idle": 1.0}, "class actor 'Totals' has one instance, which is never put away: leave idle= out, or say by="),
+        ({"max_active": 1}, "class actor 'Totals' has one instance, which is never put away: leave max_active= out"),
     ],
 )
 def test_options_that_a_class_does_not_take(options: Any, text: str):

@@ -263,6 +263,40 @@ async def test_a_due_message_looks_as_if_it_were_published_then():
         assert box.statistics().oldest_age == pytest.approx(10, abs=0.01)
 
 
+async def test_messages_that_are_due_together_enter_each_its_own_mailbox_in_order():
+    """In a row or in turns, by whatever exchange, with other timers between them; each is counted once."""
+    mesh = Mesh("shop", clock=VirtualClock())
+    left, right = mesh.mailbox("left"), mesh.mailbox("right")
+    both = mesh.exchange("both", "fanout")
+    both.bind(left)
+    both.bind(right)
+    async with mesh:
+        for number, where in enumerate("lllrlrrbbbrlb"):
+            match where:
+                case "b":
+                    await both.publish(number, delay=10)
+                case _:
+                    key, ttl = "left" if where == "l" else "right", 60.0 if number == 5 else None
+                    await mesh.exchange("").publish(number, key, delay=10, ttl=ttl)
+        await advance(11)
+    assert [message.body for message in left.peek()] == [0, 1, 2, 4, 7, 8, 9, 11, 12]
+    assert [message.body for message in right.peek()] == [3, 5, 6, 7, 8, 9, 10, 12]
+    assert (left.statistics().entered, right.statistics().entered) == (9, 8)
+    assert {message.timestamp for message in left.peek()} == {left.peek()[0].timestamp}
+
+
+async def test_messages_that_are_due_together_fill_a_mailbox_before_its_policy_is_asked():
+    """Those that find no room are treated one by one."""
+    mesh = Mesh("shop", clock=VirtualClock())
+    box = mesh.mailbox("box", MailboxOptions(capacity=3, overflow="drop_newest"))
+    async with mesh:
+        for number in range(5):
+            await mesh.exchange("").publish(number, "box", delay=10)
+        await advance(11)
+    assert [message.body for message in box.peek()] == [0, 1, 2]
+    assert (box.statistics().entered, box.statistics().dropped) == (5, 2)
+
+
 async def test_thousands_of_timers_cost_few_wake_ups():
     """The driver wakes once for all that is due within a millisecond, and nothing is lost or out of order."""
     mesh = Mesh("shop", clock=VirtualClock())

@@ -122,6 +122,23 @@ async def test_retries_that_are_due_within_grace_are_waited_for():
         assert mesh.report.exit_code == (EXIT_CLEAN if outcome == "acked" else EXIT_HANDED_BACK)
 
 
+@pytest.mark.parametrize("beyond", [1e-7, 3e-7, 5e-7, 9e-7, 1.1e-6])
+async def test_a_grace_that_ends_within_the_rounding_of_the_wheel(beyond: float):
+    """The wheel may fire a timer up to a thousandth of a tick early: the drain is over then, and does not wait for ever."""
+    mesh = Mesh("shop", grace=2.0 + beyond)
+
+    @mesh.actor
+    async def hang(number: int) -> None:
+        await anyio.sleep_forever()
+
+    began = anyio.current_time()
+    async with mesh:
+        await hang.tell(1)
+        await settled()
+    assert anyio.current_time() - began == pytest.approx(2.0, abs=0.01)
+    assert hang.mailbox.statistics().ready == 1
+
+
 async def test_deferred_messages_wait_for_the_next_run():
     """What falls due while the mesh drains is kept, counted in the report, and delivered when the mesh runs again."""
     mesh, seen = Mesh("shop"), list[tuple[float, int]]()

@@ -49,19 +49,25 @@ class Clock:
         self.seen.append((round(anyio.current_time() - self.began, 3), what))
 
 
+def taker(mesh: Mesh, **options: Any) -> tuple[Any, Clock]:
+    """Declare an actor that notes when it is told which number."""
+    clock = Clock()
+
+    @mesh.actor(**options)
+    async def take(number: int) -> None:
+        clock.note(number)
+
+    return take, clock
+
+
 # Rate
 
 
 async def test_rate_spaces_starts_and_loses_nothing():
     """Starts are `per / n` apart, in order; what is held is ready, and `idle` waits for it."""
     mesh = Mesh()
-
-    @mesh.actor(gates=[Rate(4, per=1.0)], concurrency=8)
-    async def take(number: int) -> None:
-        clock.note(number)
-
+    take, clock = taker(mesh, gates=[Rate(4, per=1.0)], concurrency=8)
     async with mesh:
-        clock = Clock()
         for number in range(6):
             await take.tell(number)
         await settled()
@@ -76,13 +82,8 @@ async def test_rate_spaces_starts_and_loses_nothing():
 async def test_burst():
     """After a pause, `burst` may start at once; then the rate holds, and the burst grows back as time passes."""
     mesh = Mesh()
-
-    @mesh.actor(gates=[Rate(2, per=1.0, burst=3)])
-    async def take(number: int) -> None:
-        clock.note(number)
-
+    take, clock = taker(mesh, gates=[Rate(2, per=1.0, burst=3)])
     async with mesh:
-        clock = Clock()
         for number in range(5):
             await take.tell(number)
         await mesh.idle()
@@ -181,13 +182,8 @@ async def test_lane_is_not_overtaken():
 async def test_priorities_decide_who_goes_first():
     """In a mailbox with priorities the most urgent of those that are held goes first, a newcomer included."""
     mesh = Mesh()
-
-    @mesh.actor(gates=[Rate(1, per=1.0)], mailbox=MailboxOptions(priorities=True))
-    async def take(number: int) -> None:
-        clock.note(number)
-
+    take, clock = taker(mesh, gates=[Rate(1, per=1.0)], mailbox=MailboxOptions(priorities=True))
     async with mesh:
-        clock = Clock()
         for number, priority in ((0, 0), (1, 1), (2, 2)):
             await take.tell(number, priority=priority)
             await settled()
@@ -295,13 +291,8 @@ async def test_dropped_ask_gets_no_reply():
 async def test_expiry_purge_and_withdrawal_reach_what_is_held():
     """A held copy expires, is purged and is counted like any ready one; the others go on at their time."""
     mesh = Mesh()
-
-    @mesh.actor(gates=[Rate(1, per=1.0)])
-    async def take(number: int) -> None:
-        clock.note(number)
-
+    take, clock = taker(mesh, gates=[Rate(1, per=1.0)])
     async with mesh:
-        clock = Clock()
         await take.tell(0)
         await take.tell(1, ttl=0.5)
         await take.tell(2)
@@ -350,13 +341,8 @@ async def test_held_copies_count_as_room():
 async def test_pause_and_idle():
     """What a paused actor's gates hold does not keep the mesh from being idle; after `resume` it goes on."""
     mesh = Mesh()
-
-    @mesh.actor(gates=[Rate(1, per=1.0)])
-    async def take(number: int) -> None:
-        clock.note(number)
-
+    take, clock = taker(mesh, gates=[Rate(1, per=1.0)])
     async with mesh:
-        clock = Clock()
         for number in range(3):
             await take.tell(number)
         await settled()
@@ -372,13 +358,8 @@ async def test_pause_and_idle():
 async def test_drain_handles_what_falls_due_within_grace():
     """A drain waits for what may go within its grace, does not wait for the rest, and reports it; the next run handles it."""
     mesh = Mesh(grace=2.5)
-
-    @mesh.actor(gates=[Rate(1, per=1.0)])
-    async def take(number: int) -> None:
-        clock.note(number)
-
+    take, clock = taker(mesh, gates=[Rate(1, per=1.0)])
     async with mesh:
-        clock = Clock()
         for number in range(6):
             await take.tell(number)
     assert clock.seen == [(0, 0), (1, 1), (2, 2)]
@@ -867,10 +848,10 @@ async def test_by_runs_once_per_copy():
 @pytest.mark.parametrize(
     "gates",
     [
-        [Rate(5)],
+        [Rate(5, per=1.0)],
         [Limit(1, surplus="cancel_running")],
         [Breaker(failures=1, pause=1)],
-        [Limit(1), Rate(9, by=lambda number: number)],
+        [Limit(1), Rate(9, per=1.0, by=lambda number: number)],
     ],
     ids=["rate", "cancel", "breaker", "two"],
 )
@@ -901,6 +882,6 @@ async def test_cancelled_askers_leave_gates_in_order(gates: list[Any]):
 async def test_wrong_gates():
     """What is no gate is refused where it is declared, by name."""
     with pytest.raises(ValueError, match="gates must be a list of Rate, Limit, Breaker and Once, not"):
-        Mesh().actor(gates=Rate(1))  # pyright: ignore[reportArgumentType]
+        Mesh().actor(gates=Rate(1, per=1.0))  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="gates must be a list"):
         Mesh().actor(gates=["fast"])  # pyright: ignore[reportArgumentType]

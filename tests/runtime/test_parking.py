@@ -2,6 +2,7 @@
 
 import gc
 import threading
+from contextvars import ContextVar
 
 import anyio
 import anyio.lowlevel
@@ -138,6 +139,99 @@ async def test_cancelled_before_it_parks():
         assert sleeper.state == "woken"
 
 
+async def test_wake_where_nobody_is_any_more():
+    """A wake-up for a waiter that its task was cancelled away from leaves that task alone, wherever it is parked now."""
+    parking, old, new, steps = parking_here(), Waiter(), Waiter(), list[str]()
+
+    async def sleep() -> None:
+        with anyio.CancelScope() as scope:
+            group.start_soon(cancel, scope)
+            await parking.park(old)
+        steps.append("moved on")
+        await parking.park(new)
+        steps.append("woken")
+
+    async def cancel(scope: anyio.CancelScope) -> None:
+        await anyio.lowlevel.checkpoint()
+        scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(sleep)
+        await settled()
+        parking.wake(old)
+        parking.wake_all([old])
+        await settled()
+        assert steps == ["moved on"]
+        parking.wake(new)
+        await settled()
+        assert steps == ["moved on", "woken"]
+
+
+async def test_wake_all():
+    """Each of those that are parked is woken, once; those that are not are passed over."""
+    parking = parking_here()
+    sleepers = [Sleeper(parking) for _ in range(3)]
+    async with anyio.create_task_group() as group:
+        for sleeper in sleepers[:2]:
+            group.start_soon(sleeper.sleep)
+        await settled()
+        parking.wake(sleepers[0].waiter)
+        parking.wake_all([sleeper.waiter for sleeper in sleepers])
+        await settled()
+        assert [sleeper.state for sleeper in sleepers] == ["woken", "woken", "not started"]
+        parking.wake_all([sleeper.waiter for sleeper in sleepers])
+
+
+async def test_wake_all_of_those_that_park_among_others():
+    """They go on, each in its own context, beside those that park by themselves; those that were cancelled have left."""
+    parking, scope, variable = parking_here(), anyio.CancelScope(), ContextVar("variable", default=-1)
+    waiters, woken = [Waiter() for _ in range(4)], list[int]()
+
+    async def sleep(number: int) -> None:
+        variable.set(number)
+        with scope if number == 0 else anyio.CancelScope():
+            await (parking.park(waiters[number]) if number == 1 else parking.park_among(waiters[number]))
+            woken.append(variable.get())
+
+    async with anyio.create_task_group() as group:
+        for number in range(4):
+            group.start_soon(sleep, number)
+        await settled()
+        scope.cancel()
+        await settled()
+        assert scope.cancelled_caught
+        parking.wake(waiters[2])
+        parking.wake_all(waiters)
+        parking.wake_all(waiters)
+        assert woken == []
+        await settled()
+        assert sorted(woken) == [1, 2, 3]
+
+
+async def test_a_task_that_is_cancelled_while_it_goes_on_among_others():
+    """It may be cancelled although it was woken; its neighbours are not."""
+    parking, outcomes = parking_here(), list[str]()
+    waiters, scopes = [Waiter() for _ in range(3)], [anyio.CancelScope() for _ in range(3)]
+
+    async def sleep(number: int) -> None:
+        with scopes[number]:
+            await parking.park_among(waiters[number])
+            outcomes.append(f"{number} woken")
+            await anyio.lowlevel.checkpoint()
+            outcomes.append(f"{number} went on")
+
+    async with anyio.create_task_group() as group:
+        for number in range(3):
+            group.start_soon(sleep, number)
+        await settled()
+        parking.wake_all(waiters)
+        scopes[1].cancel()
+        await settled()
+    assert scopes[1].cancelled_caught
+    assert "1 went on" not in outcomes
+    assert {"0 went on", "2 went on"} < set(outcomes)
+
+
 async def test_each_waiter_its_own():
     """Waking one parked task leaves the others parked."""
     parking = parking_here()
@@ -217,6 +311,21 @@ async def test_call_soon_from_anywhere():
     await anyio.to_thread.run_sync(parking.call_soon, call)
     await called.wait()
     assert threads == [threading.get_ident()] * 2
+
+
+async def test_call_next():
+    """call_next calls in the loop's own thread, in order, soon and never in place; what is called may say it again."""
+    parking, called, over = parking_here(), list[str](), anyio.Event()
+
+    def first() -> None:
+        called.append("first")
+        parking.call_next(over.set)
+
+    parking.call_next(first)
+    parking.call_next(lambda: called.append("second"))
+    assert called == []
+    await over.wait()
+    assert called == ["first", "second"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from flowmesh import ActorContext, Context, Mesh, Restart, Retry, on
+from flowmesh._core.commits import Owner
 from flowmesh.testing import explore
 
 MEMBERS = "abcd"
@@ -97,7 +98,7 @@ async def crashing() -> None:
         assert numbers.leased == numbers.delayed == numbers.ready == 0
         assert numbers.entered == numbers.acked + numbers.withdrawn >= MESSAGES
     saved = mesh._engine.ground.ledger.saved
-    totals = {name: msgspec.msgpack.decode(saved[name], type=State).total for name in MEMBERS}
+    totals = {name: msgspec.msgpack.decode(saved[Owner(name)], type=State).total for name in MEMBERS}
     assert totals == dict.fromkeys(MEMBERS, sum(range(MESSAGES))), "each message counts once, whatever instance it met"
 
 

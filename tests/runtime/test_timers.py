@@ -139,6 +139,26 @@ async def test_an_id_that_is_none_finds_nothing(id: Any):
             mesh.timers.move(id, delay=1)
 
 
+async def test_what_is_no_id_is_refused_with_the_id_that_was_meant():
+    """A receipt that is taken for its timer's id would be found never, and nobody would be told."""
+    mesh, late, seen = _shop()
+    async with mesh:
+        receipt = await late.tell("x", delay=10)
+        (timer,) = mesh.timers.list()
+        wrong: list[tuple[Any, str]] = [
+            (receipt, r"takes the id of a timer, not .*: say receipt\.timer$"),
+            (timer, r"takes the id of a timer, not .*: say timer\.id$"),
+            (timer.message, r": say receipt\.timer, of its receipt$"),
+            (b"1", "takes the id of a timer, not b'1'$"),
+        ]
+        for given, text in wrong:
+            for use in (mesh.timers.get, mesh.timers.cancel, lambda id: mesh.timers.move(id, delay=1)):
+                with pytest.raises(TypeError, match=text):
+                    use(given)
+        await advance(11)
+    assert seen == [(10.0, "x")]
+
+
 async def test_before_the_start_there_is_nothing_and_a_delay_has_no_clock():
     """Nothing can be deferred before; asking is allowed."""
     mesh, _, _ = _shop()
@@ -207,14 +227,15 @@ async def test_a_foreign_thread_is_refused():
 
 
 async def test_what_is_shown_does_not_change_afterwards():
-    """The message of a Timer keeps its stamp, although the one that enters is stamped when it does."""
+    """The message of a Timer is stamped with the due time of then, although the one that enters is stamped when it does."""
     mesh = Mesh("shop", clock=VirtualClock())
     box = mesh.mailbox("box")
     async with mesh:
         await mesh.exchange("").publish("x", "box")
         await mesh.exchange("").publish("y", "box", delay=10)
         (timer,) = mesh.timers.list()
-        before = timer.message.timestamp
-        await advance(11)
-        assert (timer.message.timestamp, timer.message.id) == (before, box.peek()[1].id)
-        assert box.peek()[1].timestamp == pytest.approx(EPOCH + 10, abs=0.01)
+        mesh.timers.move(timer.id, delay=20)
+        await advance(21)
+        assert timer.message.timestamp == timer.due.timestamp() == pytest.approx(EPOCH + 10, abs=0.01)
+        assert timer.message.id == box.peek()[1].id
+        assert box.peek()[1].timestamp == pytest.approx(EPOCH + 20, abs=0.01)
