@@ -9,6 +9,7 @@ from typing import Final
 __all__ = [
     "ACTOR",
     "ATTEMPT",
+    "CONSUMERS",
     "CONVERSATION",
     "DEFERRED",
     "DESTINATION",
@@ -22,21 +23,28 @@ __all__ = [
     "EXCEPTION_TYPE",
     "EXCHANGE",
     "FAILURES",
+    "FIRES",
+    "GATE",
+    "HELD",
     "KEY",
     "LINK",
     "MESH",
     "MESSAGES",
     "MESSAGE_ID",
     "OLDEST_AGE",
+    "OPEN",
     "OPERATION_NAME",
     "OPERATION_TYPE",
     "OUTCOME",
     "PROCESS",
     "REDELIVERED",
+    "RESTARTS",
     "RETRIES",
     "RUNNING",
+    "SCHEDULE",
     "SCHEMA_URL",
     "SCOPE",
+    "SLOTS",
     "STATE",
     "SYSTEM",
     "SYSTEM_NAME",
@@ -72,14 +80,22 @@ LINK: Final = "flowmesh.link"
 
 MESH: Final = "flowmesh.mesh"
 STATE: Final = "flowmesh.state"
+GATE: Final = "flowmesh.gate"
+SCHEDULE: Final = "flowmesh.schedule"
 
 MESSAGES: Final = "flowmesh.mailbox.messages"
 ENTERED: Final = "flowmesh.mailbox.entered"
 ENDED: Final = "flowmesh.mailbox.ended"
 OLDEST_AGE: Final = "flowmesh.mailbox.oldest_age"
+CONSUMERS: Final = "flowmesh.mailbox.consumers"
+SLOTS: Final = "flowmesh.actor.slots"
 RUNNING: Final = "flowmesh.actor.running"
 FAILURES: Final = "flowmesh.actor.failures"
 RETRIES: Final = "flowmesh.actor.retries"
+RESTARTS: Final = "flowmesh.actor.restarts"
+HELD: Final = "flowmesh.gate.held"
+OPEN: Final = "flowmesh.gate.open"
+FIRES: Final = "flowmesh.schedule.fires"
 UNROUTABLE: Final = "flowmesh.exchange.unroutable"
 DEFERRED: Final = "flowmesh.deferred"
 """Instruments."""

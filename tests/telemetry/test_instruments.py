@@ -10,7 +10,7 @@ from opentelemetry import metrics
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from flowmesh import Mesh, Reject
+from flowmesh import Breaker, MailboxOptions, Mesh, Rate, Reject, Restart, on
 from flowmesh.telemetry.instruments import TRIES, Metrics, Numbers
 from flowmesh.testing import advance
 
@@ -84,6 +84,86 @@ async def test_a_collector_gets_the_statistics():
         assert found["flowmesh.deferred"] == {(): 1}
         await advance(60)
         assert collector.collect()["flowmesh.mailbox.ended"][box("take", outcome="acked")] == 4
+    collector.provider.shutdown()
+
+
+def of(**attributes: str) -> tuple[tuple[str, object], ...]:
+    """Return the attributes of a point of Flowmesh's own."""
+    return tuple(sorted((f"flowmesh.{key}", text) for key, text in attributes.items()))
+
+
+async def test_what_holds_messages_back_is_collected():
+    """Gates of one kind are told apart by number, in their order; of a breaker the condition is a number."""
+    collector = Collector()
+    mesh = Mesh("numbers", meter_provider=collector.provider)
+    rates = [Rate(1, per=60.0), Rate(1, per=3600.0)]
+
+    @mesh.actor(gates=[Breaker(failures=1, pause=30.0)])
+    async def pay(amount: int) -> None:
+        raise Reject("no") if amount else ConnectionError
+
+    @mesh.actor(gates=rates)
+    async def send(number: int) -> None:
+        del number
+
+    async with mesh:
+        assert collector.collect()["flowmesh.gate.open"] == {of(actor="pay", gate="Breaker"): 0}
+        for number in range(3):
+            await send.tell(number)
+            await pay.tell(number)
+        await advance(1)
+        found = collector.collect()
+        assert found["flowmesh.gate.open"] == {of(actor="pay", gate="Breaker"): 1}
+        assert found["flowmesh.gate.held"] == {
+            of(actor="pay", gate="Breaker"): 2,
+            of(actor="send", gate="Rate"): 2,
+            of(actor="send", gate="Rate 2"): 0,
+        }
+        await advance(60)  # the first gate lets them go, and what the second holds has not started; the breaker has probed
+        found = collector.collect()
+        assert found["flowmesh.gate.open"] == {of(actor="pay", gate="Breaker"): 0}
+        assert found["flowmesh.gate.held"][of(actor="send", gate="Rate 2")] == 2
+    collector.provider.shutdown()
+
+
+async def test_consumers_slots_restarts_and_fires_are_collected():
+    """Who is on standby, how wide an actor is, how often an instance was made anew, and what schedules did."""
+    collector = Collector()
+    mesh = Mesh("numbers", meter_provider=collector.provider)
+    shared = mesh.mailbox("shared", MailboxOptions(single_active=True))
+
+    @mesh.actor(mailbox=shared, concurrency=3)
+    async def first(number: int) -> None:
+        del number
+
+    @mesh.actor(mailbox=shared)
+    async def second(number: int) -> None:
+        del number
+
+    class Frail:
+        @on
+        async def fall(self, number: int) -> None:
+            raise RuntimeError(number)
+
+    frail = mesh.actor(Frail, name="frail", restart=Restart(5, initial=0.0))
+
+    @mesh.every(10)
+    async def slow() -> None:
+        await anyio.sleep(15)
+
+    async with mesh:
+        await frail.tell(1)
+        await advance(31)
+        found = collector.collect()
+        assert found["flowmesh.mailbox.consumers"][box("shared", state="active")] == 1
+        assert found["flowmesh.mailbox.consumers"][box("shared", state="standby")] == 1
+        assert found["flowmesh.actor.slots"][of(actor="first")] == 3
+        assert found["flowmesh.actor.restarts"] == {
+            of(actor=name): number for name, number in (("first", 0), ("second", 0), ("frail", 1), ("slow", 0))
+        }
+        assert found["flowmesh.schedule.fires"] == {
+            of(schedule="slow", outcome=outcome): number for outcome, number in (("fired", 2), ("skipped", 1), ("missed", 0))
+        }
     collector.provider.shutdown()
 
 
