@@ -9,6 +9,7 @@ Findings, each naming the copy:
 
 The rules need no more than the points that an Observer is told (`judge` works on any record of them, so that it can be tested
 with faults that no mesh has).  A handler that runs again after a failure is no duplicate: its copy went back in between.
+What a state machine postpones is in hand until it is resumed, and then goes before what entered later.
 """
 
 from bisect import bisect_left, insort
@@ -25,7 +26,7 @@ from flowmesh.ports import Observer
 __all__ = ["Finding", "History", "HistoryError", "Kind", "Lane", "Recorded", "judge"]
 
 Kind = Literal["lost", "duplicated", "unexpected", "reordered"]
-Point = Literal["entered", "handed_out", "retried", "settled"]
+Point = Literal["entered", "handed_out", "retried", "postponed", "resumed", "settled"]
 Lane = Callable[[Any], object]
 Rank = tuple[int, int, str]
 
@@ -89,6 +90,14 @@ class History(Observer):
     def retried(self, message: Message, mailbox: str, /, *, attempt: int, delay: float) -> None:
         """Record it."""
         self.records.append(Recorded("retried", mailbox, message, delay=delay))
+
+    def postponed(self, message: Message, mailbox: str, /, *, actor: str, state: str) -> None:
+        """Record it."""
+        self.records.append(Recorded("postponed", mailbox, message))
+
+    def resumed(self, message: Message, mailbox: str, /) -> None:
+        """Record it."""
+        self.records.append(Recorded("resumed", mailbox, message))
 
     def settled(self, message: Message, mailbox: str, /, *, outcome: Outcome) -> None:
         """Record it."""
@@ -170,7 +179,7 @@ def judge(
                 rank = (-message.priority if mailbox in prioritised else 0, place, message.id)
                 copy.ready.append(rank)
                 insort(line, rank)
-            case "handed_out":
+            case "handed_out" | "postponed":
                 if copy.ready or copy.delayed:
                     rank = copy.ready.pop(0) if copy.ready else copy.delayed.pop(0)
                     if line and line[0] < rank:
@@ -181,7 +190,7 @@ def judge(
                     report("duplicated", "was handed out again while it was in hand")
                 else:
                     report(*copy.surprise("was handed out"))
-            case "retried":
+            case "retried" | "resumed":
                 if not copy.in_hand:
                     report(*copy.surprise("went back"))
                 elif record.delay:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 from math import inf
 from typing import Any
 
@@ -98,17 +98,28 @@ class _Parking:
         self._soon = parking.call_soon if trio.lowlevel.in_trio_task() else asyncio.get_running_loop().call_soon
         self.forgive = parking.forgive
         self.cancelling = parking.cancelling
+        self.call_next = parking.call_next
         self.call_soon = parking.call_soon
+        self.outwait = parking.outwait
 
     def park(self, waiter: Parkable) -> Awaitable[None]:
         if waiter in self._on_their_way:
             self._on_their_way.remove(waiter)
         return self._parking.park(waiter)
 
+    def park_among(self, waiter: Parkable) -> Awaitable[None]:
+        if waiter in self._on_their_way:
+            self._on_their_way.remove(waiter)
+        return self._parking.park_among(waiter)
+
     def wake(self, waiter: Parkable) -> None:
         if _is_parked(waiter) and waiter not in self._on_their_way:
             self._on_their_way.append(waiter)
             self._come()
+
+    def wake_all(self, waiters: Iterable[Parkable]) -> None:
+        for waiter in waiters:
+            self.wake(waiter)
 
     async def checkpoint(self) -> None:
         for _ in range(self._chance.randint(1, _MAX_YIELDS)):
@@ -132,7 +143,7 @@ class _Parking:
 
 def _is_parked(waiter: Parkable) -> bool:
     token = waiter.token
-    return token is not None and not (isinstance(token, asyncio.Future) and token.done())
+    return token is not None and not (asyncio.isfuture(token) and token.done())
 
 
 class Order:

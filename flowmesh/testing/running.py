@@ -88,7 +88,8 @@ async def running(
         mesh: what to run.
         dead_letters: those that may be left in `mesh.dead_letters`, and must be; "any" does not look.
         history: records what becomes of every copy, and is checked at the end.
-        leftovers: "discard" throws away at the end what is left in mailboxes, timers and dead letters.
+        leftovers: "discard" throws away at the end what is left in mailboxes, timers and dead letters; what is in a store
+            stays there, so give each test its own.
         wall: what the wall clock reads at the beginning, in seconds since the epoch; default as for VirtualClock.
         **configured: middleware, observers, grace, provide: for this run alone.
 
@@ -162,15 +163,26 @@ def _lanes(cells: Iterable[Cell]) -> dict[str, Lane]:
     """Return how the actors put the copies of their mailboxes into lanes; actors that share one may each do it differently."""
     lanes: dict[str, Lane] = {}
     for cell in cells:
-        if cell.by is not None:
-            lanes[cell.box.name] = _lane(cell, cell.by) if cell.box.consumers == 1 else _unordered
+        values = _values(cell)
+        if values:
+            lanes[cell.box.name] = _lane(cell, values) if cell.box.consumers == 1 else _unordered
     return lanes
 
 
-def _lane(cell: Cell, by: Lane) -> Lane:
+def _values(cell: Cell) -> list[Lane]:
+    """Return by what an actor keeps copies apart: its lanes, its batches or bursts, its gates."""
+    gathering = None if cell.gathering is None else cell.gathering.by
+    gates = () if cell.gates is None else cell.gates.policies
+    return [by for by in (cell.by, gathering, *(gate.by for gate in gates)) if by is not None]
+
+
+def _lane(cell: Cell, values: Sequence[Lane]) -> Lane:
+    accepts = cell.handler.accepts
+
     def lane(body: Any) -> object:
         try:
-            return by(body if isinstance(body, cell.accepts) else cell.handler.convert(body))
+            body = body if isinstance(body, accepts) else cell.handler.convert(body)
+            return tuple(by(body) for by in values)
         except Exception:  # noqa: BLE001 - the mesh has told: it is malformed, and was never handed out
             return _unordered(body)
 
@@ -191,9 +203,8 @@ def _discard(mesh: Mesh) -> None:
     for timer in list(ground.ledger.timers):
         if isinstance(timer.action, Message):
             ground.ledger.timers.cancel(timer)
-    for box in ground.router.mailboxes.values():
+    for box in (*ground.router.mailboxes.values(), ground.ledger.dead_letters):
         ground.ledger.commit(Purge(box), now=ground.moment()[0])
         box.refresh()
-    mesh.dead_letters.purge()
     for schedule in engine.residents.schedules.values():
         schedule.forget()  # The clock of the next test begins where this one's did.

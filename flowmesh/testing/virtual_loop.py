@@ -14,6 +14,7 @@ from concurrent.futures import Executor
 from typing import Any, TypeVar, TypeVarTuple
 
 from flowmesh.testing.standstill import Jumping, describe, patience_before_standstill
+from flowmesh.testing.threads import has_busy_threads
 
 __all__ = ["VirtualLoop"]
 
@@ -142,7 +143,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return []
 
     def _threads_at_work(self) -> bool:
-        return self._calls > 0 or any(_works_for(thread, self) for thread in threading.enumerate())
+        return self._calls > 0 or has_busy_threads() or any(_works_for(thread, self) for thread in threading.enumerate())
 
 
 def _works_for(thread: threading.Thread, loop: VirtualLoop) -> bool:

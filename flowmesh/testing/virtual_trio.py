@@ -12,6 +12,7 @@ import trio.abc
 import trio.testing
 
 from flowmesh.testing.standstill import Jumping, StandstillError, describe, patience_before_standstill
+from flowmesh.testing.threads import has_busy_threads
 
 __all__ = ["VirtualTrioClock"]
 
@@ -91,16 +92,20 @@ class VirtualTrioClock(trio.abc.Clock, trio.abc.Instrument):
         trio.lowlevel.spawn_system_task(self._drive, name="virtual time")
 
     async def _drive(self) -> None:
+        has_jumped = False
         while True:
-            self._idle = idle = trio.Event()
-            await idle.wait()
+            # After a jump there will soon be the next one: to wait for that directly spares a call from trio's other door.
+            if not has_jumped:
+                self._idle = idle = trio.Event()
+                await idle.wait()
             await self._until_quiet()
             due = self._to_jump_to()
-            if due is not None:
-                if await self._threads_have_ended(due):
-                    self.jump_to(due)
-            elif await self._stands_still():
-                self._give_up()
+            has_jumped = due is not None and await self._threads_have_ended(due)
+            if due is None:
+                if await self._stands_still():
+                    self._give_up()
+            elif has_jumped:
+                self.jump_to(due)
 
     async def _until_quiet(self) -> None:
         """Let I/O that is ready come first, and those who wait in `settled`: trio wakes them together with this task."""
@@ -115,7 +120,8 @@ class VirtualTrioClock(trio.abc.Clock, trio.abc.Instrument):
     async def _threads_have_ended(self, due: float) -> bool:
         """Wait for the threads at work; True when it is still time to jump to the same timer."""
         end = time.monotonic() + self.jumping.patience
-        while trio.testing.active_thread_count() and time.monotonic() < end:
+        while _threads_at_work() and time.monotonic() < end:
+            # The last time, too: what a thread hands over at its end comes before any jump.
             await trio.testing.wait_all_tasks_blocked(_POLL)
             if self.next_due() != due:
                 return False
@@ -123,11 +129,11 @@ class VirtualTrioClock(trio.abc.Clock, trio.abc.Instrument):
 
     async def _stands_still(self) -> bool:
         """Look again after a while: True when nothing could change any more."""
-        if trio.testing.active_thread_count() or _waits_for_io():
+        if _threads_at_work() or _waits_for_io():
             await trio.testing.wait_all_tasks_blocked(_POLL)
             return False
         await trio.testing.wait_all_tasks_blocked(patience_before_standstill(self.jumping))
-        return self._to_jump_to() is None and not trio.testing.active_thread_count() and not _waits_for_io()
+        return self._to_jump_to() is None and not _threads_at_work() and not _waits_for_io()
 
     def _give_up(self) -> None:
         """Cancel the main task, with the reason; where that was done before and did not arrive, lift the shields."""
@@ -157,6 +163,10 @@ def _lift_shields(task: trio.lowlevel.Task) -> None:
     while status is not None:
         status._scope.shield = False  # pyright: ignore[reportPrivateUsage] - see above
         status = status.parent
+
+
+def _threads_at_work() -> bool:
+    return bool(trio.testing.active_thread_count()) or has_busy_threads()
 
 
 def _waits_for_io() -> bool:

@@ -33,6 +33,16 @@ def retried(number: int, delay: float = 0.0) -> Recorded:
     return Recorded("retried", "box", copy(number), delay=delay)
 
 
+def postponed(number: int) -> Recorded:
+    """A state machine wants it later."""
+    return Recorded("postponed", "box", copy(number))
+
+
+def resumed(number: int) -> Recorded:
+    """It comes back."""
+    return Recorded("resumed", "box", copy(number))
+
+
 def settled(number: int) -> Recorded:
     """It has ended."""
     return Recorded("settled", "box", copy(number), outcome="acked")
@@ -66,6 +76,14 @@ def kinds(story: Story, prioritised: Collection[str] = ()) -> list[tuple[Kind, s
             [entered(1), entered(2), handed_out(1), retried(1), handed_out(2), settled(2), handed_out(1), settled(1)],
             [("reordered", "2")],
         ),
+        ([entered(1), postponed(1)], [("lost", "1")]),
+        ([entered(1), postponed(1), handed_out(1), settled(1)], [("duplicated", "1")]),
+        ([resumed(1)], [("unexpected", "1")]),
+        ([entered(1), entered(2), postponed(2), settled(1), settled(2)], [("reordered", "2")]),
+        (
+            [entered(1), entered(2), postponed(1), resumed(1), handed_out(2), settled(2), handed_out(1), settled(1)],
+            [("reordered", "2")],
+        ),
     ],
 )
 def test_a_fault_is_found(story: Story, found: list[tuple[Kind, str]]):
@@ -85,10 +103,12 @@ def test_a_fault_is_found(story: Story, found: list[tuple[Kind, str]]):
         [entered(1), handed_out(1), settled(1), entered(1), handed_out(1), settled(1)],
         [entered(1), entered(1), handed_out(1), handed_out(1), settled(1), settled(1)],
         [entered(1), entered(2), settled(1), handed_out(2), settled(2)],
+        [entered(1), entered(2), postponed(1), handed_out(2), settled(2), resumed(1), handed_out(1), settled(1)],
+        [entered(1), postponed(1), settled(1)],
     ],
 )
 def test_what_may_happen_is_no_fault(story: Story):
-    """A retry, several in hand, a replay, two publishes under one id, an end without a hand-out."""
+    """A retry, several in hand, a replay, two publishes under one id, an end without a hand-out, a postponement."""
     assert kinds(story) == []
 
 
@@ -126,7 +146,7 @@ def test_a_receipt_is_held_to():
     """A publish that names more mailboxes than took it lost a copy; a deferred one names none yet."""
     history = History()
     assert history.sent(Receipt("", "1", 2)).routed == 2
-    history.sent(Receipt("", "2", 0, timer="t"))
+    history.sent(Receipt("", "2", 0, timer_number=7))
     history.records += [entered(1), handed_out(1), settled(1)]
     (finding,) = history.findings()
     assert str(finding) == "lost: message 1 of mailbox '?' is in 1 mailboxes less than the 2 that its receipt names"

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import anyio
 import pytest
 
-from flowmesh import Context, Mesh, Reject, Retry
+from flowmesh import Batch, Context, Debounce, Mesh, Rate, Reject, Retry
 from flowmesh.errors import PreconditionFailed
 from flowmesh.testing import EPOCH, Dead, DeadLettersError, History, VirtualClock, running
 from flowmesh.testing.plugin import RunningMesh
@@ -264,6 +264,40 @@ async def test_a_history_is_checked(running_mesh: RunningMesh):
         assert sorted(history.handled("lanes")) == [1, 2, 3, 4, 5, 6]
     assert inbox.statistics().purged == 6
     assert {record.mailbox for record in history.records} == {"lanes", "inbox"}
+
+
+async def test_values_of_batches_bursts_and_gates_are_lanes_of_the_history(running_mesh: RunningMesh):
+    """What an actor keeps apart by a value may overtake other values; the history does not take that for a fault."""
+    mesh, handled = Mesh("shop"), list[int]()
+
+    @mesh.actor(batch=Batch(2, 5.0, by=lambda number: number % 2))
+    async def write(numbers: list[int]) -> None:
+        handled.extend(numbers)
+
+    @mesh.actor(debounce=Debounce(8.0, 23.0, by=lambda number: number % 2))
+    async def index(number: int) -> None:
+        handled.append(number)
+
+    @mesh.actor(gates=[Rate(1, per=10.0, by=lambda number: number % 2)])
+    async def send(number: int) -> None:
+        handled.append(number)
+
+    async with running_mesh(mesh, history=History()) as time:
+        for number in (1, 2, 4):
+            await write.tell(number)
+        await time.idle()
+        assert handled == [2, 4, 1]
+        handled.clear()
+        for number in (1, 3, 5, 7, 9, 2, 11):  # the odd ones keep coming, until `max_wait` is over
+            await time.advance(3.8)
+            await index.tell(number)
+        await time.idle()
+        assert handled == [11, 2]
+        handled.clear()
+        for number in (1, 3, 2):
+            await send.tell(number)
+        await time.idle()
+        assert handled == [1, 2, 3]
 
 
 def test_it_is_a_context_manager():
