@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from flowmesh._core.numbers import MailboxStatistics
-from flowmesh._runtime.statistics import Statistics
+from flowmesh._runtime.statistics import ActorStatistics, Statistics
 from flowmesh.cli.numbers import short_age, short_count, short_name, short_rate
 from flowmesh.cli.plain import visible
 
@@ -113,6 +113,7 @@ class Board:
         facts += [
             (f"{short_count(statistics.deferred)} deferred", ""),
             (_many(dead, "dead letter"), "red" if dead else ""),
+            *_troubles(statistics.actors.values()),
         ]
         if now - last.due > LATE and last.phase != "stopped":
             facts = [(f"no answer for {short_age(now - last.moment)}: something blocks the event loop", "bold red")]
@@ -203,6 +204,20 @@ class Board:
 
     def _shown(self, text: str) -> str:
         return visible(text).encode(self._encoding, "backslashreplace").decode(self._encoding)
+
+
+def _troubles(actors: Iterable[ActorStatistics]) -> list[tuple[str, str]]:
+    """Return what holds messages back, or has failed: nothing, of a mesh without gates and restarts."""
+    actors = list(actors)
+    held = sum(gate.held for actor in actors for gate in actor.gates)
+    broken = sum(gate.condition not in (None, "closed") for actor in actors for gate in actor.gates)
+    restarts = sum(actor.restarts for actor in actors)
+    facts = [
+        (held, f"{short_count(held)} held by gates", ""),
+        (broken, f"{_many(broken, 'breaker')} open", "red"),
+        (restarts, _many(restarts, "restart"), "yellow"),
+    ]
+    return [(text, style) for number, text, style in facts if number]
 
 
 def _ended(box: MailboxStatistics) -> int:

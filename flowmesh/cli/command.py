@@ -5,7 +5,6 @@ Logs and errors go to stderr, the summary and the version to stdout.  Signals ar
 
 import io
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
@@ -16,22 +15,22 @@ import anyio
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
+from flowmesh.cli.dead import dead
 from flowmesh.cli.live import LiveView
 from flowmesh.cli.logs import Level, logging_to
+from flowmesh.cli.output import EXIT_FAILED, EXIT_USAGE, complain, console, refuse, show, write
 from flowmesh.cli.plain import error_text, visible
 from flowmesh.cli.screen import Screen, screen_of_process
+from flowmesh.cli.store import store
 from flowmesh.cli.summary import summary_of
 from flowmesh.cli.target import ImportFailed, TargetError, find_mesh
+from flowmesh.errors import StoreError
 from flowmesh.mesh import Mesh
 
 __all__ = ["execute"]
 
-EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
 """128 + SIGINT, as shells have it."""
-PIPE_WIDTH: Final = 200
-"""Columns of a table that nobody watches."""
 
 _log: Final = logging.getLogger("flowmesh.cli")
 
@@ -44,6 +43,8 @@ _app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
+_app.command(store)
+_app.command(dead)
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -52,7 +53,7 @@ def execute(arguments: Sequence[str]) -> int:
     try:
         code: int | None = _app(list(arguments), exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        return _refuse(str(error).strip())
+        return refuse(str(error).strip())
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return code or 0
@@ -63,6 +64,7 @@ def run(
     target: str,
     /,
     *,
+    store: Path | None = None,
     backend: Literal["asyncio", "trio"] = "asyncio",
     log_level: Annotated[Level, Parameter(name="--log-level")] = "info",
     plain: Annotated[bool, Parameter(negative="")] = False,
@@ -76,7 +78,7 @@ def run(
 
     * 0: all is done.
     * 75: work was handed back or left unhandled; also after a second signal that interrupted work.
-    * 1: the mesh stopped by itself with an error.
+    * 1: the mesh stopped by itself with an error, or its store cannot be opened.
     * 2: there is no such mesh, or it cannot be imported.
     * 70: handlers did not end 5 seconds after they were cancelled, or a third signal came: the process was ended under them.
     * 130: Ctrl-C before the mesh ran or after it had stopped, or a KeyboardInterrupt out of it.
@@ -84,6 +86,8 @@ def run(
     Args:
         target: module_or_file[:mesh], such as "app", "shop.app:orders" or "jobs/app.py"; the mesh's name is "mesh" unless
             given.
+        store: a file where what the mesh has to do outlives the process, made when it is not there; the mesh's own store if
+            left out.
         backend: the event loop that it runs on.
         log_level: what is logged to stderr: this level and above.
         plain: log lines only, without the table, as where stdout or stderr is no terminal.
@@ -93,6 +97,8 @@ def run(
         mesh, place = _find(target)
         if mesh is None:
             return EXIT_USAGE
+        if store is not None:
+            mesh.configure(store=store)
         _log.info("running %s on %s: end it with Ctrl-C or SIGTERM", place, backend)
         try:
             code, failure = _serve(mesh, backend, screen), None
@@ -102,8 +108,10 @@ def run(
             code, failure = EXIT_FAILED, error
     if mesh.report is not None:
         _show(mesh)
-    if failure is not None:
-        _complain(f"\n{error_text(failure)}")
+    if isinstance(failure, StoreError) and mesh.report is None:
+        refuse(str(failure))
+    elif failure is not None:
+        complain(f"\n{error_text(failure)}")
     return code
 
 
@@ -139,12 +147,12 @@ def topology(
         text = {"mermaid": found.mermaid, "dot": found.dot, "json": found.json}[format]()
     text = f"{text.rstrip()}\n"
     if output is None:
-        _write(text)
+        write(text)
         return 0
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as error:
-        return _refuse(f"{str(output)!r} cannot be written: {error.strerror}")
+        return refuse(f"{str(output)!r} cannot be written: {error.strerror}")
     return 0
 
 
@@ -153,10 +161,10 @@ def _find(target: str) -> tuple[Mesh | None, str]:
     try:
         return find_mesh(target)
     except TargetError as error:
-        _refuse(str(error))
+        refuse(str(error))
     except ImportFailed as failure:
-        _complain(error_text(failure.error))
-        _refuse(f"{failure.target!r} could not be imported: {failure.reason}")
+        complain(error_text(failure.error))
+        refuse(f"{failure.target!r} could not be imported: {failure.reason}")
     return None, ""
 
 
@@ -169,30 +177,8 @@ def _serve(mesh: Mesh, backend: Literal["asyncio", "trio"], screen: Screen | Non
 
 def _show(mesh: Mesh) -> None:
     """Write the summary to stdout."""
-    # Only a terminal has an edge: what goes to a file or a pipe is not cut.
-    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-    with console.capture() as capture:
-        console.print(summary_of(mesh, width=console.width), crop=False)
-    _write(capture.get())
-
-
-def _write(text: str) -> None:
-    """Write to stdout; a reader that has gone away changes nothing about the exit code."""
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The interpreter flushes once more as it exits, which must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _complain(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-
-
-def _refuse(text: str) -> int:
-    _complain(f"flowmesh: {visible(text)}")
-    return EXIT_USAGE
+    stdout = console()
+    show(summary_of(mesh, width=stdout.width), stdout)
 
 
 def _write_anything() -> None:

@@ -10,7 +10,9 @@ from msgspec import structs
 from rich.cells import cell_len
 from rich.console import Console
 
+from flowmesh._core.gates import GateStatistics
 from flowmesh._core.numbers import MailboxStatistics
+from flowmesh._runtime.statistics import ActorStatistics
 from flowmesh.cli.board import LATE, RERANK, Board, MeshPhase, Reading
 from flowmesh.mesh import Mesh
 
@@ -56,6 +58,24 @@ def board_of(boxes: Mapping[str, MailboxStatistics], *, name: str = "shop") -> B
     board = Board(name)
     board.add(reading(boxes))
     return board
+
+
+def test_what_holds_messages_back_stands_in_the_head() -> None:
+    """Held messages, breakers that are not closed, and restarts are named when there are any, and only then."""
+    idle = ActorStatistics("work", slots=1, running=0, failed=0, retried=0, paused=False, stopped=False, held=(), progress={})
+    gates = (
+        GateStatistics("Rate", held=1200, dropped=0, values=1),
+        GateStatistics("Breaker", held=3, dropped=0, values=1, condition="half-open"),
+        GateStatistics("Breaker", held=0, dropped=0, values=1, condition="closed"),
+    )
+    board = Board("shop")
+    for actors, facts in (
+        ({"a": idle}, ""),
+        ({"a": idle, "b": structs.replace(idle, gates=gates)}, "  1203 held by gates  1 breaker open"),
+        ({"a": idle, "b": structs.replace(idle, restarts=2)}, "  2 restarts"),
+    ):
+        board.add(structs.replace(reading({}), statistics=structs.replace(EMPTY, actors=actors)))
+        assert shown(board)[0] == f"shop  running  0 deferred  0 dead letters{facts}"
 
 
 def test_table_at_80_columns() -> None:
