@@ -22,6 +22,7 @@ from flowmesh import (
     Exchange,
     Mailbox,
     MailboxOptions,
+    MemoryStore,
     Mesh,
     Part,
     Retry,
@@ -331,7 +332,9 @@ def meshes() -> None:
     Mesh("shop", clock=object())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Mesh("shop", grace="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Mesh("shop", clock)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    Mesh("shop", store="shop.db")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Mesh("shop", store="shop.db")
+    Mesh("shop", store=MemoryStore())
+    Mesh("shop", store=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     mesh.configure(clock=clock, grace=2.0)
     mesh.configure(grace="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     mesh.configure(grase=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

@@ -44,8 +44,8 @@ class Desk:
     async def number(self, number: int) -> None: ...
 
 
-desk = mesh.actor(Desk, gates=(Rate(1), Limit(1)))
-polite = mesh.actor(gates=[Rate(1)])
+desk = mesh.actor(Desk, gates=(Rate(1, per=1.0), Limit(1)))
+polite = mesh.actor(gates=[Rate(1, per=1.0)])
 
 
 async def use() -> None:
