@@ -1,20 +1,23 @@
 """The census: facts about every Python file of the installation that this runs under.
 
-    python examples/census.py [--backend trio|asyncio] [--root DIR] [--json FILE]
-    flowmesh run examples/census.py
+    python examples/census.py [--backend trio|asyncio] [--root DIR] [--json FILE] [--store FILE]
+    flowmesh run examples/census.py [--store FILE]
 
-One source walks the folders and publishes each file on a topic exchange. `parse` runs in worker threads and turns a file
-into facts and imports, which leave with its ack; bindings take the facts to `tally` and the imports to `connect`. A file that
-cannot be parsed is a dead letter, with its reason. Every hundredth file is published with a delay, and is counted all the same.
+A folder is a message: `walk` publishes the files in it on a topic exchange, and tells itself of the folders in it. `parse` runs
+in worker threads and turns a file into facts and imports; bindings take the facts to `tally` and the imports to `connect`. A
+file that cannot be parsed is a dead letter, with its reason. Every hundredth file comes with a delay, and is counted too.
 
     walk --file.json-->  [files] --> parse --facts.json---> [findings] --> tally
          --late.json-->  [files] --> parse --imports.json-> [findings] --> connect
 
-The totals depend neither on the order of the files nor on the backend. Symbolic links are not followed: a file counts once.
+What comes of a message leaves with its ack, and what `tally` and `connect` have counted is saved with it. So with a store the
+process may be killed at any moment: the next one goes on, and each file counts once. The totals depend neither on the order of
+the files nor on the backend. Symbolic links are not followed.
 """
 
 import argparse
 import ast
+import itertools
 import logging
 import os
 import sys
@@ -23,7 +26,7 @@ import threading
 import time
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +34,7 @@ import msgspec
 from anyio import to_thread
 from msgspec import Struct
 
-from flowmesh import ActorContext, Context, MailboxOptions, Mesh, Reject
+from flowmesh import ActorContext, Context, MailboxOptions, Mesh, Reject, on
 
 EVERY: Final = 100  # One file in so many is published late.
 # What reading and parsing other people's files raises; MemoryError is the parser's way to say "nested too deeply".
@@ -55,11 +58,32 @@ FEATURES: Final[dict[type[ast.AST], str]] = {
 }
 
 
+class Begin(Struct, frozen=True):
+    """Begin a census of these folders, unless one is under way."""
+
+    roots: tuple[str, ...]
+
+
+class End(Struct, frozen=True):
+    """The census is over."""
+
+
+class Folder(Struct, frozen=True):
+    """A folder to be looked through."""
+
+    path: str
+    root: str
+
+
 class SourceFile(Struct, frozen=True):
     """A file to be read."""
 
     path: str
     package: str
+
+
+class Reset(Struct, frozen=True):
+    """Count anew."""
 
 
 class Function(Struct, frozen=True):
@@ -117,24 +141,38 @@ class Summary(Struct, frozen=True):
     unparsed: dict[str, list[str]]
 
 
+class Progress(Struct):
+    """What `walk` saves."""
+
+    is_under_way: bool = False
+
+
+class Packages(Struct):
+    """What `tally` saves."""
+
+    counts: dict[str, Counts] = {}
+
+
+class Importers(Struct):
+    """What `connect` saves: imported package -> importing package -> files."""
+
+    files: dict[str, dict[str, int]] = {}
+
+
 class Census:
-    """The running totals. Only handlers on the event loop change them, so they need no lock."""
+    """What has been counted so far, for those outside the mesh."""
 
     def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        """Begin anew."""
-        self.packages: defaultdict[str, Counts] = defaultdict(Counts)
-        self.imported: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self.packages = Packages()
+        self.importers = Importers()
         self.unparsed: defaultdict[str, list[str]] = defaultdict(list)
 
     def summary(self) -> Summary:
         """Return everything counted so far, sorted."""
         return Summary(
-            total=sum(self.packages.values(), Counts()),
-            packages=dict(sorted(self.packages.items())),
-            imported={name: dict(sorted(importers.items())) for name, importers in sorted(self.imported.items())},
+            total=sum(self.packages.counts.values(), Counts()),
+            packages=dict(sorted(self.packages.counts.items())),
+            imported={name: dict(sorted(importers.items())) for name, importers in sorted(self.importers.files.items())},
             unparsed={reason: sorted(paths) for reason, paths in sorted(self.unparsed.items())},
         )
 
@@ -152,6 +190,41 @@ def build(roots: Sequence[Path], *, lateness: float = 1.0, grace: float = 30.0) 
     files = mesh.exchange("files", "topic")
     findings = mesh.exchange("findings", "topic")
     arrivals = mesh.mailbox("arrivals")  # No actor has it: the source itself pulls the late files' second copies from it.
+    found = itertools.count()
+
+    class Walk:
+        async def on_start(self, ctx: ActorContext) -> None:
+            self.progress = ctx.saved(Progress) or Progress()
+
+        @on
+        async def begin(self, message: Begin, ctx: Context) -> None:
+            if not self.progress.is_under_way:
+                mesh.dead_letters.purge()
+                ctx.tell(tally, Reset())
+                ctx.tell(connect, Reset())
+                for root in message.roots:
+                    ctx.tell(walk, Folder(root, root))
+                self.save(ctx, is_under_way=True)
+
+        @on
+        async def look_through(self, folder: Folder, ctx: Context) -> None:
+            folders, paths = await to_thread.run_sync(contents_of, folder.path)
+            for path in folders:
+                ctx.tell(walk, Folder(path, folder.root))
+            for path in paths:
+                file = SourceFile(path, package_of(Path(path), Path(folder.root)))
+                if next(found) % EVERY == 0:
+                    ctx.publish(files, file, key=key_of("late", file.package), delay=lateness)
+                else:
+                    ctx.publish(files, file, key=key_of("file", file.package))
+
+        @on
+        async def end(self, message: End, ctx: Context) -> None:
+            self.save(ctx, is_under_way=False)
+
+        def save(self, ctx: Context, *, is_under_way: bool) -> None:
+            self.progress = Progress(is_under_way)
+            ctx.save(self.progress)
 
     # One at a time: CPython counts ast.parse's depth per interpreter, not per thread (python/cpython#106905).
     parsing = threading.Lock()
@@ -169,14 +242,40 @@ def build(roots: Sequence[Path], *, lateness: float = 1.0, grace: float = 30.0) 
         ctx.publish(findings, Facts(file.package, counts), key=key_of("facts", file.package))
         ctx.publish(findings, Imports(file.package, tuple(sorted(imported))), key=key_of("imports", file.package))
 
-    @mesh.actor(bind=findings.on("facts.#"), concurrency=4, by=lambda facts: facts.package)
-    async def tally(facts: Facts) -> None:
-        census.packages[facts.package] += facts.counts
+    class Tally:
+        async def on_start(self, ctx: ActorContext) -> None:
+            census.packages = ctx.saved(Packages) or Packages()
 
-    @mesh.actor(bind=findings.on("imports.#"))
-    async def connect(imports: Imports) -> None:
-        for package in imports.imported:
-            census.imported[package][imports.package] += 1
+        @on
+        async def reset(self, message: Reset, ctx: Context) -> None:
+            census.packages = Packages()
+            ctx.save(census.packages)
+
+        @on
+        async def add(self, facts: Facts, ctx: Context) -> None:
+            counts = census.packages.counts
+            counts[facts.package] = counts.get(facts.package, Counts()) + facts.counts
+            ctx.save(census.packages)
+
+    class Connect:
+        async def on_start(self, ctx: ActorContext) -> None:
+            census.importers = ctx.saved(Importers) or Importers()
+
+        @on
+        async def reset(self, message: Reset, ctx: Context) -> None:
+            census.importers = Importers()
+            ctx.save(census.importers)
+
+        @on
+        async def add(self, imports: Imports, ctx: Context) -> None:
+            for package in imports.imported:
+                files_of = census.importers.files.setdefault(package, {})
+                files_of[imports.package] = files_of.get(imports.package, 0) + 1
+            ctx.save(census.importers)
+
+    walk = mesh.actor(Walk, name="walk")
+    tally = mesh.actor(Tally, name="tally", bind=findings.on("facts.#"))
+    connect = mesh.actor(Connect, name="connect", bind=findings.on("imports.#"))
 
     @mesh.actor
     async def progress(_: None, ctx: Context) -> None:
@@ -188,32 +287,22 @@ def build(roots: Sequence[Path], *, lateness: float = 1.0, grace: float = 30.0) 
     mesh.every(2.0, progress)
 
     @mesh.source
-    async def walk(ctx: ActorContext) -> None:
+    async def conduct(ctx: ActorContext) -> None:
         began = time.monotonic()
-        census.clear()
-        mesh.dead_letters.purge()
         with warnings.catch_warnings():
             for category in (SyntaxWarning, DeprecationWarning):  # What parsing other people's files would print.
                 warnings.simplefilter("ignore", category)
-            found = late = 0
-            folders = python_folders(roots)
-            while folder := await to_thread.run_sync(next, folders, None):
-                punctual: list[tuple[SourceFile, str]] = []
-                for file in folder:
-                    if found % EVERY == 0:
-                        await files.publish(file, key_of("late", file.package), delay=lateness)
-                        late += 1
-                    else:
-                        punctual.append((file, key_of("file", file.package)))
-                    found += 1
-                await files.publish_many(punctual)
-            ctx.log.info("%d files found, %d of them come late", found, late)
-            for _ in range(late):  # A deferred message keeps no mesh from being idle, so wait for each.
-                await (await arrivals.get()).ack()
+            await walk.ask(Begin(tuple(map(str, roots))), timeout=None)
             await mesh.idle()
+            while mesh.timers.list(limit=1):  # A deferred message keeps no mesh from being idle, so wait for each.
+                await (await arrivals.get()).ack()
+                await mesh.idle()
+        arrivals.purge()
+        census.unparsed.clear()
         for letter in mesh.dead_letters.list(mailbox=parse.name, limit=10_000):
             census.unparsed[letter.deaths[0].detail].append(printable(letter.body.path))
         print(report(census.summary(), seconds=time.monotonic() - began))
+        await walk.ask(End())
         mesh.stop()
 
     return mesh, census
@@ -226,14 +315,14 @@ def installation() -> list[Path]:
     return sorted(folder for folder in folders if folders.isdisjoint(folder.parents))
 
 
-def python_folders(roots: Iterable[Path]) -> Iterator[list[SourceFile]]:
-    """Yield the Python files of one folder after the other; folders without one are left out."""
-    for root in roots:
-        for folder, _, names in os.walk(root):
-            paths = (Path(folder, name) for name in names if name.endswith(".py"))
-            regular = [path for path in paths if path.is_file() and not path.is_symlink()]
-            if regular:
-                yield [SourceFile(str(path), package_of(path, root)) for path in regular]
+def contents_of(folder: str) -> tuple[list[str], list[str]]:
+    """Return the folders in a folder and the Python files in it; one that cannot be read has none. Links are left out."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return [], []
+    folders = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return folders, [entry.path for entry in entries if entry.name.endswith(".py") and entry.is_file(follow_symlinks=False)]
 
 
 def package_of(path: Path, root: Path) -> str:
@@ -354,9 +443,11 @@ def main() -> int:
     parser.add_argument("--backend", choices=("asyncio", "trio"), default="asyncio")
     parser.add_argument("--root", type=Path, help="a folder to count instead of the installation")
     parser.add_argument("--json", type=Path, help="a file to write the totals to")
+    parser.add_argument("--store", type=Path, help="a file where the census outlives the process")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     mesh, census = build([arguments.root.resolve()] if arguments.root else installation())
+    mesh.configure(store=arguments.store)
     code = mesh.run(backend=arguments.backend)
     if arguments.json:
         arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(census.summary(), order="deterministic")))

@@ -1,6 +1,7 @@
 """Each short example prints what its docstring promises, on both backends, in virtual time."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -61,6 +62,19 @@ def test_batched_writer(printed: Printed, backend: Backend) -> None:
         "199 stored by now: a batch of 100, because of size",
         "249 stored by now: a batch of 50, because of within",
         "refused: Reading(id=42, celsius=-300.0) (CHECK constraint failed: celsius > -273.15)",
+    ]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_door(printed: Printed, backend: Backend) -> None:
+    """A knock at the locked door waits; the wrong code changes nothing; the open door shuts by itself."""
+    assert printed("door", backend) == [
+        "the door is closed",
+        "the door is open",
+        "the door is open",
+        "welcome bob",
+        "nobody came for 30 s",
+        "the door is closed",
     ]
 
 
@@ -136,6 +150,29 @@ def test_totals(printed: Printed, backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_bank_accounts(printed: Printed, backend: Backend) -> None:
+    """An account that was put away opens with what it had, and a transfer arrives."""
+    assert printed("bank_accounts", backend) == [
+        "Account[ann] opens with 0",
+        "ann has 70 left",
+        "Account[bob] opens with 0",
+        "Account[bob] opens with 30",
+        "bob has 20 left",
+        "Account[ann] opens with 70",
+    ]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_mailer(printed: Printed, backend: Backend) -> None:
+    """What failed is rolled back and tried again; the mailer is left before its database is closed."""
+    assert printed("mailer", backend) == [
+        "connected to the mail server",
+        "disconnected",
+        "sent: ann@example.org eve@example.org bob@example.org",
+    ]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_supervised_ingest(printed: Printed, backend: Backend) -> None:
     """Each break of the feed and the garbled line cost one restart; every line counts once, and state is not lost."""
     assert printed("supervised_ingest", backend) == [
@@ -185,6 +222,30 @@ def test_crawler(printed: Printed, backend: Backend) -> None:
     ]
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_durable_orders(
+    example: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str], tmp_path: Path, backend: Backend
+) -> None:
+    """The second run on a file handles what the first has left, the third what the second has, and the sum goes on."""
+    for _ in range(3):
+        run(example("durable_orders").main, tmp_path / "orders.db", backend=backend)
+    left, taken = "{} orders are left from before", "3 orders taken in: power"
+    assert capsys.readouterr().out.splitlines() == [
+        left.format(0),
+        taken,
+        left.format(3),
+        "order 0: 9.50 in the till after 1 orders",
+        "order 1: 19.00 in the till after 2 orders",
+        "order 2: 28.50 in the till after 3 orders",
+        taken,
+        left.format(3),
+        "order 0: 38.00 in the till after 4 orders",
+        "order 1: 47.50 in the till after 5 orders",
+        "order 2: 57.00 in the till after 6 orders",
+        taken,
+    ]
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -193,10 +254,13 @@ def test_crawler(printed: Printed, backend: Backend) -> None:
         "retry_and_replay",
         "supervised_ingest",
         "deferred_and_periodic",
+        "durable_orders",
         "ask_with_deadline",
         "breaker",
         "crawler",
         "batched_writer",
+        "bank_accounts",
+        "mailer",
         "middleware",
         "totals",
         "tracing",
