@@ -6,17 +6,22 @@
 {modules} flowmesh._core what each module of a package is for: the first line of its docstring
 {judgements}             what becomes of an actor that has failed: `decide` of flowmesh._core.supervision
 {strategies}             who is brought up again with a member of a group: `affected` of the same
+{state-diagram} file.py Name   the Mermaid diagram of a state machine in that file
+{state-table} file.py Name     the same machine as a table: its states, its message types, and what is done with each pair
 {cancellations}          what each public await leaves behind: the `Cancellation:` of its docstring
+{promises}               what a store promises, with its tests and their figures: promises.toml and promises.json
+{found}                  what the tests of these promises have counted: promises.json
 """
 
 import ast
 import inspect
 import re
+import runpy
 import tomllib
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Final, get_args
+from typing import Any, ClassVar, Final, cast, get_args
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -25,9 +30,12 @@ from sphinx.util.docutils import SphinxDirective
 import flowmesh
 import flowmesh.testing
 from flowmesh._core.entry import TRANSITIONS, State
+from flowmesh._core.machines import Otherwise, Response
 from flowmesh._core.supervision import FRESH, Failure, Strategy, affected, decide
 from flowmesh._runtime.ground import Phase
+from flowmesh._runtime.machine import machine_handler_of
 from flowmesh.policies import Restart
+from tools.promises import figure_of, read_promises, read_records
 
 ROOT: Final = Path(__file__).parents[1]
 # To the end of the paragraph, or to the next section of the docstring.
@@ -155,6 +163,50 @@ class Strategies(TableFromCode):
             yield f"`{strategy}`", ", ".join(reversed(again)), ", ".join(again)
 
 
+def machine_in(path: str, name: str) -> type[flowmesh.Machine]:
+    """Return the state machine of this name in a file of the repository."""
+    return cast("type[flowmesh.Machine]", runpy.run_path(str(ROOT / path), run_name="from_code")[name])
+
+
+class StateDiagram(SphinxDirective):
+    """A machine as Mermaid."""
+
+    required_arguments = 2
+
+    def run(self) -> list[nodes.Node]:
+        """Build a literal block: viewers of Markdown and Mermaid's own editor draw it."""
+        self.env.note_dependency(str(ROOT / self.arguments[0]))
+        text = machine_in(*self.arguments).diagram()
+        return [nodes.literal_block(text, text, language="text")]
+
+
+class StateTable(TableFromCode):
+    """What a machine does with each type in each state."""
+
+    required_arguments = 2
+    head = ("in state", "a message", "is")
+
+    def rows(self) -> Iterator[Row]:
+        """Yield each pair, and each timeout."""
+        self.env.note_dependency(str(ROOT / self.arguments[0]))
+        machinery = machine_handler_of(machine_in(*self.arguments)).machinery
+        for state in machinery.states:
+            for kind in machinery.kinds:
+                yield f"`{state}`", f"`{kind.__name__}`", self._done(machinery.response(state, kind))
+            timeout = machinery.timeouts.get(state)
+            if timeout is not None:
+                yield f"`{state}`", f"(after {timeout.delay:g} s)", self._done(timeout.handling)
+
+    @staticmethod
+    def _done(response: Response | None) -> str:
+        if isinstance(response, Otherwise):
+            return response.value
+        if response is None:
+            return "unhandled"
+        leads = " or ".join(f"`{state}`" for state in response.targets) or "the same state"
+        return f"handled by `{response.method}`: {'' if response.goes or not response.targets else 'perhaps '}{leads}"
+
+
 class Cancellations(TableFromCode):
     """What each public await leaves behind."""
 
@@ -180,6 +232,30 @@ class Cancellations(TableFromCode):
             yield SPELLED.get(name, f"`{name}`"), text[0].upper() + text[1:]
 
 
+class Promises(TableFromCode):
+    """What a store promises: promise, figure, tests."""
+
+    head = ("promise", "figure", "tests")
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the promises in their order."""
+        records = read_records()
+        for promise in read_promises():
+            yield promise["promise"], figure_of(promise, records), ", ".join(f"`{test}`" for test in promise["tests"])
+
+
+class Found(TableFromCode):
+    """What the tests behind the promises have counted."""
+
+    head = ("test", "what it has counted")
+
+    def rows(self) -> Iterator[Row]:
+        """Yield each line that a test has printed."""
+        for test, record in read_records().items():
+            for line in record["printed"]:
+                yield f"`{test.rpartition('::')[2]}`", line
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Make the tables known to Sphinx."""
     app.add_directive("copy-states", CopyStates)
@@ -188,5 +264,9 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("modules", Modules)
     app.add_directive("judgements", Judgements)
     app.add_directive("strategies", Strategies)
+    app.add_directive("state-diagram", StateDiagram)
+    app.add_directive("state-table", StateTable)
     app.add_directive("cancellations", Cancellations)
+    app.add_directive("promises", Promises)
+    app.add_directive("found", Found)
     return {"parallel_read_safe": True}

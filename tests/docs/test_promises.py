@@ -16,13 +16,13 @@ from flowmesh import Context, MailboxOptions, Mesh, Receipt, Retry
 from flowmesh._runtime.composing import PublishOptions
 from flowmesh.declaring import AllOptions
 from tests.docs.pages import PAGES, ROOT
+from tools.promises import figure_of, read_promises, read_records
 
 PATH: Final = re.compile(r"`((?:benchmarks|docs|examples|flowmesh|tests)/[\w./-]*)(?:::(\w+))?`")
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
 NEVER_SUSPEND: Final = {
     "Deliveries.__aenter__",
     "Deliveries.__aexit__",
-    "Delivery.ack",
     "Delivery.nack",
     "Delivery.reject",
 }
@@ -59,6 +59,22 @@ def test_every_guarantee_has_a_test(page: str) -> None:
         assert re.search(r"`tests/\w+/test_\w+\.py`", row.rsplit("|", 2)[1]), row
 
 
+@pytest.mark.parametrize("promise", read_promises(), ids=lambda promise: promise["promise"])
+def test_a_promise_of_a_store_has_tests_that_have_passed(promise: dict[str, Any]) -> None:
+    """Each test that promises.toml names exists, has a record of having passed, and the figure's sizes are recorded."""
+    assert promise["tests"]
+    for test in promise["tests"]:
+        path, _, name = test.partition("::")
+        assert name in functions_in(path), test
+        assert read_records()[test]["cases"] > 0, test
+    assert "{" not in figure_of(promise, read_records())
+
+
+def test_records_are_of_promises() -> None:
+    """Nothing is recorded of a test that no promise names: `python -m tools.promises` has been run since."""
+    assert read_records().keys() == {test for promise in read_promises() for test in promise["tests"]}
+
+
 def test_defaults_in_the_readme() -> None:
     """`MailboxOptions(...)` and `Retry(...)` stand in the README with all their options and true defaults."""
     shown = dict(re.findall(r"`(MailboxOptions|Retry)\(([^`]*=[^`]*)\)`", README))
@@ -74,7 +90,8 @@ def test_options_in_the_readme() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)) >= set(AllOptions.__annotations__)
     for name in PublishOptions.__annotations__:
         assert f"`{name}`" in README or f"`{name}=" in README, name
-    for name in ("message_id", *Receipt.__struct_fields__[2:]):
+    for name in ("message_id", "routed", "dropped", "durability", "timer"):
+        assert hasattr(Receipt, name)
         assert f"`{name}`" in README, name
 
 
@@ -111,7 +128,10 @@ def public_awaits() -> Iterator[tuple[str, Any]]:
 
 
 def test_each_public_await_says_what_cancellation_leaves() -> None:
-    """The docstring of each public coroutine function has a `Cancellation:`, unless it never suspends."""
+    """The docstring of each public coroutine function has a `Cancellation:`, unless it never suspends.
+
+    `Delivery.ack` suspends for a durable mailbox only.
+    """
     silent = {name for name, member in public_awaits() if "Cancellation:" not in (inspect.getdoc(member) or "")}
     assert silent == NEVER_SUSPEND
 
