@@ -1,9 +1,10 @@
 """Timers: what shall happen when, in the order of due times, equal ones in the order they were set.
 
 One wheel for each clock, the monotonic one for delays and the wall clock for absolute times.  A due time is rounded up to its
-tick of 1 ms: a timer is never early, and up to a tick late.  set, cancel and move are as cheap as the wheel's own steps; a
-cancelled timer is let go at once.  Due timers leave the wheel tick by tick: those of one tick are sorted when it has come, and
-stand in `_line` until they are taken out.
+tick of 1 ms: a timer is up to a tick late, and not early but for ROUNDING, so who waits for a moment asks whether its timer
+is still set, not the clock.  set, cancel and move are as cheap as the wheel's own steps; a cancelled timer is let go at once.
+Due timers leave the wheel tick by tick: those of one tick are sorted when it has come, and stand in `_line` until they are
+taken out.
 
 What a timer does is the business of whoever set it: `action` is only carried.  A deferred message may be its own timer (see the
 wheel); it gets one as soon as somebody asks which timers there are.
