@@ -73,15 +73,30 @@ class Waiting:
 class Lane(Waiting):
     """The copies of one `by=` value: the one that is leased or awaits its retry, and those set aside meanwhile.
 
-    `tenant`: who lives in it, which is then the lane itself; None for most.
+    `holder`: a plain copy that is leased and has no Entry holds it as the Message. `tenant`: who lives in it, which is then the
+    lane itself; None for most. `is_ready`: a tenant's messages may be handed out; until then its lane is closed, and what comes
+    is set aside.
     """
 
-    __slots__ = ("holder", "tenant")
+    __slots__ = ("holder", "is_ready", "tenant")
 
     def __init__(self) -> None:
         super().__init__()
-        self.holder: Entry | None = None
+        self.holder: Entry | Message | None = None
+        self.is_ready = False
         self.tenant: Tenant | None = None
+
+    @property
+    def message(self) -> Message | None:
+        """The message of its holder."""
+        holder = self.holder
+        return holder.message if isinstance(holder, Entry) else holder
+
+    @property
+    def in_hand(self) -> Message | None:
+        """The message of its holder, if a handler has it in hand."""
+        is_leased = not isinstance(self.holder, Entry) or self.holder.state is State.LEASED
+        return self.message if is_leased else None
 
 
 class Tenant(Lane):
@@ -90,15 +105,15 @@ class Tenant(Lane):
     It is the lane while it lives there: with ten thousand of them, each object that a message has to look at besides is one
     more that comes from memory.
 
-    `is_ready`: its messages may be handed out; until then the lane is closed, and what comes is set aside. `is_resting`: no
-    copy of the lane is leased, awaits its retry, is set aside or has just been put back in line. Set by the mailbox.
+    `is_resting`: no Entry of the lane is leased, awaits its retry, is set aside or has just been put back in line. Set by the
+    mailbox.
     """
 
-    __slots__ = ("is_ready", "is_resting")
+    __slots__ = ("is_resting",)
 
     def __init__(self) -> None:
         super().__init__()
-        self.is_ready = self.is_resting = False
+        self.is_resting = False
 
     @abstractmethod
     def freed(self, now: float | None = None) -> None:
@@ -210,23 +225,32 @@ class Aside(Front):
         if lane is None or (lane.holder is not None and lane.holder is not entry):
             return
         entry.home = None
-        self.free_lane(lane, entry)
-
-    def free_lane(self, lane: Lane, entry: Entry, now: float | None = None) -> None:
-        """Free a lane, as `leave_lane`, of a holder that has ended. `now`: mesh clock seconds, if they are known."""
-        lane.holder = None
-        gatherer, tenant = lane.gatherer, lane.tenant
-        if tenant is not None:
-            if not (lane.live and tenant.is_ready and self._let_next(lane)):
-                tenant.freed(now)
-            return
+        gatherer = lane.gatherer
         if gatherer is None:
-            self._let_next(lane)
+            self.free_lane(lane, entry.lane)
+            return
+        lane.holder = None
         if not lane.live:
             del self.lanes[entry.lane]
-        if gatherer is not None:
-            value, entry.lane = entry.lane, NO_LANE
-            gatherer.freed(value)
+        value, entry.lane = entry.lane, NO_LANE
+        gatherer.freed(value)
+
+    def free_lane(self, lane: Lane, value: Any, now: float | None = None) -> None:
+        """Free a value's lane, as `leave_lane`, of a holder that has ended. `now`: mesh clock seconds, if they are known."""
+        lane.holder = None
+        tenant = lane.tenant
+        if tenant is not None:
+            if not (lane.live and lane.is_ready and self._let_next(lane)):
+                tenant.freed(now)
+            return
+        self._let_next(lane)
+        if not lane.live:
+            del self.lanes[value]
+
+    def hold_for(self, entry: Entry) -> None:
+        """Let an Entry hold its lane from now on, made for the plain copy that holds it."""
+        entry.home = self.lanes[entry.lane]
+        entry.home.holder = entry
 
     def _let_next(self, lane: Lane) -> bool:
         """Put the first copy that is set aside in a lane back in line; False if there is none."""
@@ -248,7 +272,7 @@ class Aside(Front):
                 self.lanes = {}
         else:
             tenant.holder, tenant.waiting, tenant.live = before.holder, before.waiting, before.live
-            if before.holder is not None:
+            if isinstance(before.holder, Entry):
                 before.holder.home = tenant
         self.lanes[value] = tenant
         tenant.tenant = tenant
@@ -266,7 +290,7 @@ class Aside(Front):
         lane = self.lanes[value] = Lane()
         lane.holder, lane.waiting, lane.live = tenant.holder, tenant.waiting, tenant.live
         tenant.holder, tenant.waiting, tenant.live, tenant.tenant = None, [], 0, None
-        if lane.holder is not None:
+        if isinstance(lane.holder, Entry):
             lane.holder.home = lane
         if lane.holder is None:
             self._let_next(lane)
@@ -282,9 +306,9 @@ class Aside(Front):
         self._put_aside(entry, lane)
 
     def holder_of(self, value: Any) -> Entry | None:
-        """Return the copy of a lane that is leased or awaits its retry."""
+        """Return the copy of a lane that is leased or awaits its retry, if it has an Entry."""
         lane = self.lanes.get(value)
-        return None if lane is None else lane.holder
+        return lane.holder if lane is not None and isinstance(lane.holder, Entry) else None
 
     def hold_lane(self, entry: Entry, gatherer: Gatherer) -> None:
         """Make a leased copy the holder of its lane, which is free."""

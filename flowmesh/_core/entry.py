@@ -52,7 +52,7 @@ TRANSITIONS: Final = frozenset(
         (State.SETTLING, State.DELAYED),
         (State.SETTLING, State.POSTPONED),
         (State.SETTLING, State.ENDED),
-        (State.LEASED, State.ENDED),  # the fast path of an ack: prepared and applied in one step
+        (State.LEASED, State.ENDED),  # the fast path of an ack: in one step, or once a union is written
     }
 )
 

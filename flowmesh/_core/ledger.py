@@ -505,14 +505,8 @@ class Ledger(Planning):
             lane = mailbox.lanes.get(value)
         except BaseException as error:
             raise UnusableLane(Entry(message, since, place, State.LEASED, body=body)) from error
-        tenant = None if lane is None else lane.tenant
-        if tenant is not None and tenant.is_ready and tenant.holder is None:
-            # As `enter_lane` does. A field that is set later costs as much as all of these together.
-            entry = tenant.holder = Entry(message, since, place, LEASED, 0, 0, False, None, value, body, tenant)
-            tenant.is_resting = False
-            return entry
         entry = Entry(message, since, place, lane=value, body=body)
-        if tenant is None and lodging is not None:
+        if lodging is not None and (lane is None or lane.tenant is None):
             lodging.lodge(value)
         if not mailbox.enter_lane(entry):
             mailbox.refresh()

@@ -45,7 +45,7 @@ class Timers:
 
     `on_early` is called when a timer is set that is due by a tick before `horizon` (monotonic) or `wall_horizon`: before
     whoever waits for the next one would look again. `numbers` are the ids to come; a mesh takes those of its messages from
-    here too.
+    here too. `deferring`: by tick, where a message may be put as `defer` does: into a list, which whoever waits knows of.
     """
 
     def __init__(self) -> None:
@@ -53,8 +53,10 @@ class Timers:
         self.on_early: Callable[[], None] | None = None
         self.numbers = itertools.count(1)
         self._monotonic = Wheel()
+        self.deferring = self._monotonic.buckets
         self._wall = Wheel()
         self._line: list[Item] = []  # due, the next one last; a cancelled one stays until it is looked at
+        self._is_plain = True  # all that stand in it are messages
         self._bases = (0.0, 0.0)  # what the two clocks said when the line was opened
         self._held: dict[Timer, None] = {}
         self._by_id: dict[int, Timer] | None = None  # made when somebody first asks
@@ -70,6 +72,7 @@ class Timers:
         for index, item in enumerate(self._line):
             timer = timer_of(item, 0) if isinstance(item, Message) else item
             self._line[index] = timer
+            self._is_plain = False
             if timer.place is not None:
                 yield timer
 
@@ -88,14 +91,8 @@ class Timers:
 
         It must be the newest of `numbers`. The timestamp is whoever's who takes it out again.
         """
-        try:
-            tick = ceil(message.timestamp * 1000 - 0.001)  # tick_of, without its frame
-        except OverflowError:
-            tick = NEVER
-        bucket = self._monotonic.buckets.get(tick)
-        if type(bucket) is list and self._by_id is None:
-            bucket.append(message)
-        elif self._by_id is not None:
+        tick = tick_of(message.timestamp)
+        if self._by_id is not None:
             timer = timer_of(message)
             self._by_id[timer.id] = timer
             self._monotonic.add(timer, tick)
@@ -153,6 +150,7 @@ class Timers:
         """Return the set timer with this id, or None. The first call is O(timers); from then on there is an index."""
         if self._by_id is None:
             self._by_id = {timer.id: timer for timer in self}
+            self.deferring = {}
         return self._by_id.get(number)
 
     # Firing
@@ -178,6 +176,9 @@ class Timers:
         """
         line = self._look(now, wall)
         run = line[: -limit - 1 : -1]
+        if self._is_plain:
+            del line[-limit:]
+            return run
         cancelled = 0
         for item in run:
             if type(item) is Message:
@@ -227,6 +228,7 @@ class Timers:
                 return line
             if not line:
                 self._bases = (now, wall)
+                self._is_plain = wall_late < 0
                 if wall_late < 0:
                     self._line_up(now)
                     return line
@@ -246,7 +248,8 @@ class Timers:
         tick = wheel.first()
         while tick is not None and tick <= latest and len(line) < LINE:
             bucket = wheel.open()
-            sort_by_due(bucket)
+            if not sort_by_due(bucket):
+                self._is_plain = False
             line += bucket
             tick = wheel.first()
         line.reverse()
@@ -258,6 +261,7 @@ class Timers:
 
     def _merge(self, items: list[Item]) -> None:
         """Put some into a line that is not empty."""
+        self._is_plain = False
         for item in items:
             insort(self._line, item, key=self._rank)
 

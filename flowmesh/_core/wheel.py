@@ -82,12 +82,14 @@ def order_of(item: Item) -> int:
     return cast("int", item.serial) if isinstance(item, Message) else item.order
 
 
-def sort_by_due(items: list[Item]) -> None:
-    """Bring them into the order of their due times; equal ones stay as they are."""
+def sort_by_due(items: list[Item]) -> bool:
+    """Bring them into the order of their due times; equal ones stay as they are. Return whether all are messages."""
     try:
-        items.sort(key=_timestamp_of)  # if all are messages: then no function of ours is called for each
+        items.sort(key=_timestamp_of)  # no function of ours is called for each
     except AttributeError:
         items.sort(key=due_of)
+        return False
+    return True
 
 
 def timer_of(message: Message, place: int | None = None) -> Timer:

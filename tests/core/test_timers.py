@@ -297,13 +297,18 @@ class TimersMachine(RuleBasedStateMachine):
             timer = self.timers.set(due, Message("m-", 1, None), on_wall=on_wall)
             self.set[timer.id] = Waiting(due, on_wall, self.next_turn())
 
-    @rule(ticks=st.integers(-4, 40), many=st.sampled_from([1, 1, 70]))
-    def defer_some(self, ticks: int, many: int) -> None:
-        """Messages that are their own timers."""
+    @rule(ticks=st.integers(-4, 40), many=st.sampled_from([1, 1, 70]), directly=st.booleans())
+    def defer_some(self, ticks: int, many: int, directly: bool) -> None:
+        """Messages that are their own timers; `directly`: as senders put them where others of their tick are."""
         for _ in range(many):
             due = self.time(ticks, False)
             number = self.timers.give_number()
-            self.timers.defer(Message("m-", number, None, timestamp=due))
+            message = Message("m-", number, None, timestamp=due)
+            bucket = self.timers.deferring.get(tick_of(due)) if directly else None
+            if isinstance(bucket, list):
+                bucket.append(message)
+            else:
+                self.timers.defer(message)
             self.set[number] = Waiting(due, False, self.next_turn())
 
     @precondition(lambda self: self.set)
