@@ -140,10 +140,11 @@ class Actor(Generic[Body, Reply]):
                 if receipt is not None:
                     return receipt
             return await self._tell(body, options)
-        now = ground.now()
+        clock = ground.now  # What a slot holds is called faster by a name of its own.
+        now = clock()
         if ground.budget <= 0 or now >= ground.turn_ends:
             await ground.breathe()
-            now = ground.now()
+            now = clock()
         worker = current_worker.get()
         parent = None if worker is None else worker.message
         fresh = box.fresh
@@ -157,21 +158,24 @@ class Actor(Generic[Body, Reply]):
                 and (parent is None or parent.properties is PLAIN)
                 and ground.sender is None
             ):
-                stamp, origin = now + ground.wall_offset, origin_of(parent, ground.prefix)
+                stamp, origin = now + ground.wall_offset, None if parent is None else origin_of(parent, ground.prefix)
                 message = Message(ground.prefix, next(ground.serials), body, "", box.name, stamp, origin)
                 arrival = unions.enter(box, shelf, message, now)
                 try:
                     await ground.parking.park_among(arrival)
                 except anyio.get_cancelled_exc_class() as error:
                     await unions.outwait(arrival, error)
-                return unions.receipt(arrival)
+                if arrival.fate.error is not None:
+                    raise unions.refusal(arrival.fate.error)
+                return Receipt(ground.prefix, message.serial, 1, 0, unions.level)
             return await self._tell(body, options)
         sender = ground.sender
         if sender is not None and (sender() if parent is None else carries_trace(sender, worker, box)):
             return await self._tell(body, options)
         ground.budget -= 1
-        serial = next(ground.serials)
-        message = Message(ground.prefix, serial, body, "", box.name, now + ground.wall_offset, origin_of(parent, ground.prefix))
+        prefix, serial = ground.prefix, next(ground.serials)
+        origin = None if parent is None else origin_of(parent, prefix)
+        message = Message(prefix, serial, body, "", box.name, now + ground.wall_offset, origin)
         if fresh is EMPTY:
             fresh = box.fresh = ground.spare.pop() if ground.spare else deque()
         fresh.append(message)
@@ -179,7 +183,7 @@ class Actor(Generic[Body, Reply]):
         if box.armed:
             box.armed = False
             box.on_ready()
-        return Receipt(ground.prefix, serial, 1)
+        return Receipt(prefix, serial, 1)
 
     @overload
     def tell_nowait(self: "Actor[None, Any]", body: None = None, **options: Unpack[TellOptions]) -> Receipt: ...

@@ -38,9 +38,11 @@ _NO_PROGRESS: Final = cast("dict[str, tuple[float, float | None]]", MappingProxy
 
 
 class Pool(Protocol):
-    """The workers, as an actor sees them."""
+    """The workers, as an actor sees them. `waking`: one is on its way. `yielding`: so many will be back from their yield."""
 
     ready: deque["Cell"]
+    waking: bool
+    yielding: int
 
     def serve(self) -> None:
         """See to it that a worker looks at `ready`."""
@@ -100,13 +102,22 @@ class Keying(Struct, frozen=True):
 
 
 class Keyed(Lodging, Protocol):
-    """The instances of a class actor with `by=`, as the rest of the runtime sees them. `put_away`: how many have been."""
+    """The instances of a class actor with `by=`, as the rest of the runtime sees them.
+
+    `put_away`: how many have been. `latest`: the moment at which one of them was used last.
+    """
 
     put_away: int
+    latest: float
 
     @property
     def count(self) -> int:
         """How many there are: those that start and those that leave, too."""
+        ...
+
+    @property
+    def line(self) -> Mapping[Any, object]:
+        """Those that wait until another one has been put away."""
         ...
 
     @property
@@ -142,35 +153,33 @@ class Keyed(Lodging, Protocol):
 class _Front:
     """What a message touches on its way, side by side in memory (see mailbox.py)."""
 
-    __slots__ = (
-        "accepts",
-        "box",
-        "closed",
-        "function",
-        "is_plain",
-        "leaves_with_asker",
-        "listed",
-        "needs_ledger",
-        "pool",
-        "running",
-        "slots",
-    )
+    __slots__ = ("accepts", "box", "closed", "function", "is_quick", "listed", "pool", "running", "slots")
+
+    accepts: Any
+    box: Mailbox
+    closed: bool
+    function: Callable[..., Any]
+    is_quick: bool
+    listed: bool
+    pool: "Pool"
+    running: int
+    slots: int
 
 
 class Cell(_Front):
     """One actor's place in the scheduler. `closed` is derived: call `reopen` after changing what it depends on.
 
     `function` and `accepts` are the handler's own, with the provided things given to it. `is_ready`: a class actor's instance
-    is there; `keeper`: of it, if it needs one. `leaves_with_asker`: cancelled when its asker leaves. `is_plain`: the handler
-    is awaited with the body and nothing else. `is_stepped`: it changes its context variables, so each message runs in a
-    fresh copy. `lane_of`: gives a copy's lane, or None; `gates`: what may hold a copy back, or None; `gathering`: lets messages
-    wait for others, or None; `machines`: of an actor that is a state machine; `postpone`: lets its messages wait for a change
-    of state, or None; `needs_ledger`: it has one of these four; `only_by`: what gives
-    its lanes, if these are all it has. `width`: handlers at once; `slots` are one more where a
-    gate has to look while all run, and keeps the width. `autoscale`: how the width follows the load; `scaler`: what sees to
-    that. `middleware`: its own layers; `chain`: all of them, the mesh's too, as one call, or None. `observed`: hand-outs are
-    told to observers. `declared_as`: the handle that its declaration is known by. `needs_context`: a turn has a Context,
-    whether or not the handler takes it. `restart`: a class actor's policy, `restarts`: how often that made its instance anew.
+    is there; `keeper`: of it, if it needs one. `leaves_with_asker`: cancelled when its asker leaves. `is_plain`: the handler is
+    awaited with the body and nothing else; `is_quick`: and nothing decides who is next but the mailbox. `is_stepped`: it
+    changes its context variables, so each message runs in a fresh copy. `lane_of`: gives a copy's lane, or None; `gates`: what
+    may hold a copy back, or None; `gathering`: lets messages wait for others, or None; `machines`: of an actor that is a state
+    machine; `postpone`: lets its messages wait for a change of state, or None; `needs_ledger`: it has one of these four;
+    `only_by`: what gives its lanes, if these are all it has. `width`: handlers at once; `slots` are one more where a gate has
+    to look while all run, and keeps the width. `autoscale`: how the width follows the load; `scaler`: what sees to that.
+    `middleware`: its own layers; `chain`: all of them, the mesh's too, as one call, or None. `observed`: hand-outs are told to
+    observers. `declared_as`: the handle that its declaration is known by. `needs_context`: a turn has a Context, whether or not
+    the handler takes it. `restart`: a class actor's policy, `restarts`: how often that made its instance anew.
     `committing`: turns of it that are being written to the store; more than `ahead`, and it waits for them; `latest`: the
     last of them. `rests`: the store did not take what it made. `distrusted`: why its instance, which is ahead of what is saved,
     has to be made anew.
@@ -183,11 +192,16 @@ class Cell(_Front):
         "__dict__",
         "call",
         "chain",
+        "committing",
         "declared_as",
         "handler",
+        "is_plain",
         "is_ready",
+        "latest",
+        "leaves_with_asker",
         "name",
         "needs_context",
+        "needs_ledger",
         "observed",
         "things",
         "width",
@@ -195,7 +209,6 @@ class Cell(_Front):
 
     # What most actors never have stands here: one that has it gets a dict for it, and the others weigh 200 bytes less.
     autoscale: Autoscale | None = None
-    committing: int = 0
     by: Callable[[Any], Any] | None = None
     failed: int = 0
     gates: Gates | None = None
@@ -208,7 +221,6 @@ class Cell(_Front):
     judge: "Callable[[Any, BaseException, Message], None] | None" = None
     keeper: Keeping | None = None
     keying: Keying | None = None
-    latest: Commit | None = None
     lane_of: Callable[[Entry], Any] | None = None
     limiter: anyio.CapacityLimiter | None = None
     machines: Machines | None = None
@@ -252,10 +264,11 @@ class Cell(_Front):
         self.handler = handler
         self.declared_as: object = None
         self.chain: Callable[[Any, Callable[[], Awaitable[Any]]], Coroutine[Any, Any, Any]] | None = None
-        self.observed = self.needs_context = self.is_plain = self.listed = False
+        self.observed = self.needs_context = self.is_plain = self.is_quick = self.listed = False
         self.closed = True
+        self.running = self.committing = 0
+        self.latest: Commit | None = None
         self.running = 0
-        self.pool: Pool | None = None
         self.call: Callable[..., Any] | None = None
         self.things: Mapping[Any, Any] | None = None
         self.is_ready = not isinstance(handler, ClassHandler)
@@ -310,9 +323,9 @@ class Cell(_Front):
         if not (self.closed or self.listed) and self.running < self.slots:
             self.listed = True
             pool = self.pool
-            assert pool is not None
             pool.ready.append(self)
-            pool.serve()
+            if not (pool.waking or pool.yielding):
+                pool.serve()
 
     def set_width(self, width: int) -> None:
         """Let so many handlers run at once; tell the gates as well, and whoever serves it."""
@@ -375,6 +388,7 @@ class Cell(_Front):
         self.is_plain = (
             handler.is_async and handler.takes_body and not self.needs_context and self.timeout is None and not self.is_stepped
         )
+        self.is_quick = self.is_plain and not self.needs_ledger
 
     def give(self, things: Mapping[Any, Any]) -> None:
         """Give a function actor what it asks for, for this run of the mesh."""

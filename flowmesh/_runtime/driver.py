@@ -16,6 +16,7 @@ notice that the clock was set forward.
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import Any, Final
 
 import anyio
@@ -31,7 +32,7 @@ from flowmesh.message import PLAIN, Message
 __all__ = ["REST", "TICK", "WALL_JUMP", "WALL_RECHECK", "Driver"]
 
 TICK: Final = 1 / TICKS_PER_SECOND
-REST: Final = ((128, 4 * TICK), (16, 2 * TICK))
+REST: Final = ((256, 6 * TICK), (128, 4 * TICK), (16, 2 * TICK))
 """How many timers a wake-up carried out, and the least time, in seconds, until the next one then."""
 AGAIN: Final = 1.0
 """Seconds until a deferred message is tried again that could not be stored where it goes."""
@@ -163,13 +164,19 @@ class Driver:
         boxes: tuple[Mailbox, ...] = ()
         run: list[Message] = []  # those that go where `name` and `key` lead to
         done = 0  # timers before the run
+        add = run.append
         for item in due:
-            message: Message = item if type(item) is Message else item.action
-            if message.key is not key or message.exchange is not name or message.properties is not PLAIN:
+            message: Any = item
+            if type(item) is not Message:  # What is its own timer is plain.
+                message = item.action
+                if message.properties is not PLAIN:
+                    key = None
+            if message.key is not key or message.exchange is not name:
                 if run:
                     self._enter(run, boxes, due, done, wall)
                     done += len(run)
                     run = []
+                    add = run.append
                 name, key = message.exchange, message.key
                 exchange = exchanges.get(name)
                 boxes = () if exchange is None or is_observed else exchange.routes.get(key, ())
@@ -178,7 +185,7 @@ class Driver:
                     self._fire(_timer(item))
                     done += 1
                     continue
-            run.append(message)
+            add(message)
         if run:
             self._enter(run, boxes, due, done, wall)
 
@@ -189,8 +196,8 @@ class Driver:
                 for item in due[done : done + len(run)]:
                     self._fire(_timer(item))
                 return
-        for message in run:  # Their copies are as old as their entering; until now nobody has seen them.
-            force_setattr(message, "timestamp", wall)
+        # Their copies are as old as their entering; until now nobody has seen them. A loop of ours would cost twice as much.
+        deque(map(force_setattr, run, repeat("timestamp"), repeat(wall)), maxlen=0)
         spare = self._ground.spare
         for box in boxes:
             if box.fresh is EMPTY:

@@ -211,11 +211,12 @@ class Exchange:
                 if receipt is not None:
                     return receipt
             return await self._engine.sending.send(self.core, body, key, options)
-        now = ground.now()
+        clock = ground.now  # as Actor.tell does
+        now = clock()
         if ground.budget <= 0 or now >= ground.turn_ends:
             await ground.breathe()
             boxes = self.core.routes.get(key, ())
-            now = ground.now()
+            now = clock()
         worker = current_worker.get()
         parent = None if worker is None else worker.message
         if parent is not None and parent.properties is not PLAIN:
@@ -232,23 +233,24 @@ class Exchange:
                     and shelf is not None
                     and (len(box.fresh) + shelf.arriving < shelf.quick or (shelf.is_deep and box.has_room()))
                 ):
-                    stamp, origin = now + ground.wall_offset, origin_of(parent, ground.prefix)
+                    stamp, origin = now + ground.wall_offset, None if parent is None else origin_of(parent, ground.prefix)
                     message = Message(ground.prefix, next(ground.serials), body, self.core.name, key, stamp, origin)
                     arrival = unions.enter(box, shelf, message, now)
                     try:
                         await ground.parking.park_among(arrival)
                     except anyio.get_cancelled_exc_class() as error:
                         await unions.outwait(arrival, error)
-                    return unions.receipt(arrival)
+                    if arrival.fate.error is not None:
+                        raise unions.refusal(arrival.fate.error)
+                    return Receipt(ground.prefix, message.serial, 1, 0, unions.level)
                 boxes = ()
                 break
         if not boxes:
             return await self._engine.sending.send(self.core, body, key, options)
         ground.budget -= 1
-        serial = next(ground.serials)
-        message = Message(
-            ground.prefix, serial, body, self.core.name, key, now + ground.wall_offset, origin_of(parent, ground.prefix)
-        )
+        prefix, serial = ground.prefix, next(ground.serials)
+        origin = None if parent is None else origin_of(parent, prefix)
+        message = Message(prefix, serial, body, self.core.name, key, now + ground.wall_offset, origin)
         for box in boxes:
             if box.fresh is EMPTY:
                 box.fresh = ground.spare.pop() if ground.spare else deque()
@@ -257,7 +259,7 @@ class Exchange:
             if box.armed:
                 box.armed = False
                 box.on_ready()
-        return Receipt(ground.prefix, serial, len(boxes))
+        return Receipt(prefix, serial, len(boxes))
 
     def publish_nowait(self, body: Any, key: str = "", **options: Unpack[PublishOptions]) -> Receipt:
         """Publish a message at once.

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from flowmesh._core.aside import Tenant
 from flowmesh._core.commits import Owner
-from flowmesh._core.entry import State
+from flowmesh._core.entry import Entry, State
 from flowmesh._core.mailbox import Mailbox
 from flowmesh._runtime.cell import Cell, Incarnate
 from flowmesh._runtime.classes import ClassHandler
@@ -105,7 +105,8 @@ class Instance(Tenant):
 
         What a machine has postponed does not need it: that waits on without it.
         """
-        return self.is_ready and self.is_resting and (self.reminders is None or not self.reminders.is_pending)
+        is_free = self.is_ready and self.is_resting and self.holder is None
+        return is_free and (self.reminders is None or not self.reminders.is_pending)
 
     # As a Cell
 
@@ -158,7 +159,7 @@ class Instance(Tenant):
     @property
     def running(self) -> int:
         """How many of its handlers run."""
-        return int(self.holder is not None and self.holder.state is State.LEASED)
+        return int(self.in_hand is not None)
 
     @property
     def has_in_hand(self) -> bool:
@@ -168,7 +169,7 @@ class Instance(Tenant):
     @property
     def committing(self) -> int:
         """How many of its turns are being written to the store."""
-        return int(self.holder is not None and self.holder.state is State.SETTLING)
+        return int(isinstance(self.holder, Entry) and self.holder.state is State.SETTLING)
 
     @property
     def width(self) -> int:

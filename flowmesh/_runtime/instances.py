@@ -185,9 +185,9 @@ class Instances:
 
     def cancel(self, instance: Instance) -> None:
         """Cancel the handler that an instance runs: its message goes back."""
-        holder = instance.holder
-        if holder is not None:
-            self._scheduler.cancel_of(self._cell, holder.message)
+        message = instance.message
+        if message is not None:
+            self._scheduler.cancel_of(self._cell, message)
 
     @property
     def _is_full(self) -> bool:

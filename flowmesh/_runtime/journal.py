@@ -128,7 +128,7 @@ class Journal:
             return True
         assert self.broken is not None
         if strict:
-            raise self._refusal(self.broken)
+            raise self.unions.refusal(self.broken)
         self._give_up(commit)
         if then is not None:
             then(self.broken)
@@ -392,7 +392,8 @@ class Journal:
         self._end(batch, then, error)
 
     def _end(self, batch: Batch, then: Then, error: StoreError | None) -> None:
-        batch.after = None  # Or all that ever were would hang on one another.
+        batch.after = None  # Or all that ever were would hang on one another,
+        batch.done = _forget  # and each on itself, with all that came in it, until the garbage collector comes.
         if error is not None:
             self._note(error)
         elif self.is_full and batch.grows:
@@ -418,12 +419,6 @@ class Journal:
                     mailbox.is_open = False
                     mailbox.refresh()
             self._note_broken()
-
-    @staticmethod
-    def _refusal(error: StoreError) -> StoreError:
-        refusal = type(error)(str(error))
-        refusal.__cause__ = error
-        return refusal
 
     def rest(self, mailbox: Mailbox, /) -> None:
         """As `commits.Journal.rest`."""
@@ -500,3 +495,7 @@ class Journal:
                 batch.marks.update(shelf.marks_at_rest())
 
         self.write(fill)
+
+
+def _forget(_error: StoreError | None) -> None:
+    """Take no news: it has been told."""

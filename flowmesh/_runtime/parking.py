@@ -100,20 +100,16 @@ class _Place:
     What a future does costs a call of the loop for each task: a third of what it takes to park and to go on.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_call", "_context", "_earlier", "_loop", "_reason", "is_over")
+    __slots__ = ("_asyncio_future_blocking", "_loop", "_reason", "call", "context", "is_over")
 
-    _context: contextvars.Context
+    call: "Callable[[_Place], object]"  # The task sets both as soon as the place is yielded to it.
+    context: contextvars.Context
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._asyncio_future_blocking = True
-        self._call: Callable[[_Place], object] | None = None  # the last that was added, the task's own
-        self._earlier: tuple[tuple[Callable[[_Place], object], contextvars.Context], ...] = ()
         self._reason: tuple[object, ...] | None = None
         self.is_over = False
-
-    def __await__(self) -> "Generator[_Place, None, None]":
-        yield self
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         return self._loop
@@ -128,11 +124,10 @@ class _Place:
         if self._reason is not None:
             raise asyncio.CancelledError(*self._reason)
 
-    def add_done_callback(self, call: "Callable[[_Place], object]", /, *, context: contextvars.Context | None = None) -> None:
-        if self._call is not None:
-            self._earlier = (*self._earlier, (self._call, self._context))
-        self._call = call
-        self._context = contextvars.copy_context() if context is None else context
+    def add_done_callback(self, call: "Callable[[_Place], object]", /, *, context: contextvars.Context) -> None:
+        """Take what makes the task go on; nobody but the task, which alone has the place, asks for more."""
+        self.call = call
+        self.context = context
 
     def cancel(self, msg: object = None) -> bool:
         if self.is_over:
@@ -148,10 +143,7 @@ class _Place:
 
     def go_on(self) -> None:
         """Let the task go on, here and now; `is_over` has to be set before."""
-        for call, context in self._earlier:
-            context.run(call, self)
-        if self._call is not None:
-            self._context.run(self._call, self)
+        self.context.run(self.call, self)
 
 
 class AsyncioParking:
@@ -166,10 +158,11 @@ class AsyncioParking:
         waiter.token = future
         return future
 
-    def park_among(self, waiter: Parkable) -> Awaitable[None]:
+    @types.coroutine
+    def park_among(self, waiter: Parkable) -> Generator[_Place, None, None]:
         """Park at a place."""
         waiter.token = place = _Place(self._loop)
-        return place
+        yield place
 
     def wake(self, waiter: Parkable) -> None:
         """Resolve the future, if it is still waited for."""
@@ -195,7 +188,7 @@ class AsyncioParking:
         left = iter(places)
         try:
             for place in left:
-                place.go_on()
+                place.context.run(place.call, place)
         finally:
             rest = list(left)
             if rest:  # A task has let Ctrl-C through: that ends the loop, which may be run on all the same.
@@ -264,7 +257,14 @@ class TrioParking:
         task.custom_sleep_data = waiter
         return _yield_to_trio(self._trap)
 
-    park_among = park
+    @types.coroutine
+    def park_among(self, waiter: Parkable) -> Generator[Any, Any, None]:
+        """As `park`, without a call in between."""
+        waiter.token = task = trio.lowlevel.current_task()
+        task.custom_sleep_data = waiter
+        outcome = yield self._trap
+        if outcome is not _WOKEN:
+            outcome.unwrap()  # raises the cancellation
 
     def wake(self, waiter: Parkable) -> None:
         """Reschedule the task, if it is still parked there: trio crashes when a task that is not parked is."""
@@ -279,10 +279,8 @@ class TrioParking:
         reschedule = trio.lowlevel.reschedule
         for waiter in waiters:
             task = waiter.token
-            if task is not None:
-                waiter.token = None
-                if task.custom_sleep_data is waiter:
-                    reschedule(task, _WOKEN)
+            if task is not None and task.custom_sleep_data is waiter:
+                reschedule(task, _WOKEN)
 
     async def outwait(self, waiter: Parkable, is_over: Callable[[], bool], *, is_cancelled: bool = False) -> None:
         """Park in a way that cannot be aborted."""

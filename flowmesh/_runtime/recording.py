@@ -6,6 +6,7 @@ actor of the mesh takes, first of all the one that is fed from the mailbox; noth
 that name is refused when it is to be stored, unless it is made of what MessagePack knows itself.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, Final, cast, get_args
 
@@ -25,8 +26,6 @@ _PLAIN: Final = frozenset({type(None), bool, int, float, str, bytes})
 """What MessagePack gives back with the type that it had, whatever is in it."""
 _CONTAINERS: Final = frozenset({dict, list})
 """What it gives back so if what is in it is such, too."""
-
-_NO_NAMES: Final[dict[type[Any], str]] = {}
 
 
 class More(Struct, frozen=True, array_like=True):
@@ -83,8 +82,9 @@ class Recording:
         self._find_mailbox = find_mailbox
         self._known: dict[str, Any] | None = None
         self._own: dict[Mailbox, dict[str, Any]] = {}
-        self._names: dict[Mailbox | None, dict[type[Any], str]] = {}
+        self._names: defaultdict[Mailbox | None, dict[type[Any], str]] = defaultdict(dict)
         self._encoder = msgspec.msgpack.Encoder()
+        self._encode = self._encoder.encode
         self._records = msgspec.msgpack.Decoder(Record)
         self._deferred = msgspec.msgpack.Decoder(Deferred)
 
@@ -110,13 +110,13 @@ class Recording:
         Raises:
             Unencodable: as `encode`.
         """
-        body: Any = message.body
-        name = self._names.get(mailbox, _NO_NAMES).get(cast("type[Any]", type(body)))
+        body: object = message.body
+        name = self._names[mailbox].get(type(body))
         stamp = message.timestamp
         if name is None:  # The first of its type; or none that says all about its bodies.
             return self.encode(message, stamp, mailbox, 0.0)
         try:
-            return self._encoder.encode(
+            return self._encode(
                 (message.prefix, message.serial, name, body, message.exchange, message.key, stamp, stamp, message.origin)
             )
         except Exception:  # noqa: BLE001 - what it says names neither the message nor the mend: ask again
@@ -183,8 +183,11 @@ class Recording:
             try:
                 self._encoder.encode(more)
             except Exception as error:
-                text = f"message {message.id} has headers that cannot be stored: {error}"
-                raise Unencodable(text, message=message) from error
+                raise Unencodable(
+                    f"{_where(mailbox)} cannot store {self._culprit(more)} of message {message.id}: {error}; give it a text, a "
+                    "number, or what else msgspec can encode, or declare the mailbox with MailboxOptions(durable=False)",
+                    message=message,
+                ) from error
         return Record(
             message.prefix,
             message.serial,
@@ -218,6 +221,15 @@ class Recording:
         body = self._decode_body(found.type, found.body, mailbox)
         return Message(found.prefix, found.serial, body, found.exchange, found.key, found.timestamp, found.origin, properties)
 
+    def _culprit(self, more: More) -> str:
+        """Return what of properties that cannot be encoded is in the way: the first such header, or something else."""
+        for name, value in more.headers.items():
+            try:
+                self._encoder.encode({name: value})
+            except Exception:  # noqa: BLE001 - whatever it is, it is this header's
+                return f"header {name!r}"
+        return "a property"
+
     # Bodies
 
     def _encode_body(self, message: Message, mailbox: Mailbox | None) -> tuple[str, bytes]:
@@ -225,16 +237,15 @@ class Recording:
         if isinstance(body, Encoded):
             return body.type, body.data
         kind = cast("type[Any]", type(body))
-        name = self._names.get(mailbox, _NO_NAMES).get(kind)
+        name = self._names[mailbox].get(kind)
         try:
             if name is None:
                 name = self._name_of(body, kind, mailbox)
             return name, self._encoder.encode(body)
         except Exception as error:
-            where = "the exchange's mailboxes" if mailbox is None else f"mailbox {mailbox.name!r}"
             raise Unencodable(
-                f"{where} cannot store {_short(body)}, a {kind.__qualname__}, so that it comes back as one: {error}; send what "
-                "an actor of the mesh is annotated with, made of what msgspec can encode, or declare the mailbox with "
+                f"{_where(mailbox)} cannot store {_short(body)} so that it comes back as {kind.__qualname__}: {error}; send "
+                "what an actor of the mesh is annotated with, made of what msgspec can encode, or declare the mailbox with "
                 "MailboxOptions(durable=False)",
                 message=message,
             ) from error
@@ -244,7 +255,7 @@ class Recording:
         name = type_name(kind)
         found = self._find(name, mailbox)
         if (found is not None and (found is kind or getattr(found, "__origin__", None) is kind)) or kind in _PLAIN:
-            self._names.setdefault(mailbox, {})[kind] = name
+            self._names[mailbox][kind] = name
         elif kind not in _CONTAINERS or not _is_plain(body):
             raise TypeError("no actor of the mesh takes that type")
         return name
@@ -302,6 +313,10 @@ def _members(kind: Any) -> Iterable[Any]:
     if isinstance(kind, type) or isinstance(origin, type):
         return (kind,)
     return [member for argument in get_args(kind) for member in _members(argument)]
+
+
+def _where(mailbox: Mailbox | None) -> str:
+    return "the exchange's mailboxes" if mailbox is None else f"mailbox {mailbox.name!r}"
 
 
 def _short(body: Any) -> str:

@@ -17,23 +17,19 @@ from typing import Any, Final
 import anyio
 from anyio.abc import TaskGroup
 
-from flowmesh._core.entry import NO_LANE, Entry, State
 from flowmesh._core.mailbox import EMPTY, Mailbox
 from flowmesh._runtime.arranging import Arrangement
-from flowmesh._runtime.asking import Ask
 from flowmesh._runtime.autoscaling import Scaler
 from flowmesh._runtime.cell import Cell
 from flowmesh._runtime.ground import TURN_MESSAGES, TURN_SECONDS, Ground
+from flowmesh._runtime.handing import LEAVE, Handing
 from flowmesh._runtime.lineage import task_here
-from flowmesh._runtime.tracing import begin, end_failed
 from flowmesh._runtime.turns import Turns
-from flowmesh._runtime.unions import Arrival
 from flowmesh._runtime.worker import Doom, Worker, current_worker
 from flowmesh.message import PLAIN, Message
 
 __all__ = ["MAX_PARKED", "Scheduler"]
 
-READY, LEASED, ENDED = State.READY, State.LEASED, State.ENDED  # an Enum's members cost a look-up each
 MAX_PARKED: Final = 64
 """Idle workers that are kept; a further one ends."""
 MAX_SPARE: Final = 256
@@ -49,11 +45,12 @@ class Scheduler:
         self.workers: set[Worker] = set()
         self.parked: list[Worker] = []
         self._feeds: dict[Mailbox, Cell | list[Cell]] = {}  # the usual only actor of a mailbox itself
-        self._waking = False
-        self._yielding = 0
+        self.waking = False
+        self.yielding = 0
         self.stopping = True
         self._group: TaskGroup | None = None
         self._turns = turns
+        self._handing = Handing(ground, turns)
         turns.open = self.open
         self.gathering: set[Cell] = set()
 
@@ -168,8 +165,8 @@ class Scheduler:
         self.parked = [] if arranged is None else arranged.parked()
         self._turns.workers = self.workers = set() if arranged is None else arranged.workers()
         self.stopping = False
-        self._waking = False
-        self._yielding = 0
+        self.waking = False
+        self.yielding = 0
         for cell in self._cells():
             if cell.limiter is not None:
                 cell.limiter = None
@@ -229,11 +226,11 @@ class Scheduler:
 
     def serve(self) -> None:
         """Wake or start a worker for what is ready, unless one is on its way already or will be back from its yield."""
-        if not (self._waking or self._yielding or self.stopping) and self.ready:
+        if not (self.waking or self.yielding or self.stopping) and self.ready:
             self._wake_one()
 
     def _wake_one(self) -> None:
-        self._waking = True
+        self.waking = True
         if self.parked:
             self._ground.parking.wake(self.parked.pop().waiter)
             return
@@ -244,11 +241,12 @@ class Scheduler:
         self._ground.context.run(self._group.start_soon, self._work, worker)
 
     async def _work(self, worker: Worker) -> None:
-        self._waking = False
+        self.waking = False
         current_worker.set(worker)
         worker.task = task_here()
         if self._ground.tracing is not None:
             worker.home = self._ground.tracing.follow(worker)
+            worker.unchosen = self._ground.tracing.draw()
         worker.clean = contextvars.copy_context()
         worker.cancelling = self._ground.parking.cancelling()
         try:
@@ -271,15 +269,13 @@ class Scheduler:
     async def _serve(self, worker: Worker) -> None:
         """Serve ready actors until the worker needs a fresh scope, or is not needed any more.
 
-        The way of every message: one loop over actors, in it one loop over an actor's messages. What is unusual about a
-        message or its outcome is done by `Turns`; a plain one that succeeds costs a counter.
+        The way of most messages: one loop over actors, in it one loop over an actor's messages, for plain ones whose handler
+        takes the body and nothing else; one that succeeds costs a counter. `Handing` has the ways of all others.
         """
-        ground, ready, turns = self._ground, self.ready, self._turns
+        ground, ready, handing = self._ground, self.ready, self._handing
         now = ground.now
         copy_context, clean, spare = contextvars.copy_context, worker.clean, ground.spare
-        cancelling = worker.cancelling
-        tracing, span = ground.tracing, None
-        unchosen = 0.0 if tracing is None else tracing.draw()
+        cancelling, tracing = worker.cancelling, ground.tracing
         left = TURN_MESSAGES
         since = ground.new_turn()
         while not self.stopping:
@@ -296,198 +292,120 @@ class Scheduler:
                     if worker in self.parked:
                         self.parked.remove(worker)
                     else:
-                        self._waking = False
+                        self.waking = False
                     if not self._is_stray(error):
                         raise
-                self._waking = False
+                self.waking = False
                 ground.budget = left = TURN_MESSAGES
                 since = now()
                 ground.turn_ends = since + TURN_SECONDS
                 continue
             cell = ready.popleft()
             cell.listed = False
-            if cell.closed or cell.running >= cell.slots:
+            running = cell.running + 1
+            if cell.closed or running > cell.slots:
                 continue
-            cell.running += 1
+            cell.running = running
             box = cell.box
-            if cell.running < cell.slots:
+            if running < cell.slots:
                 if len(box.fresh) + len(box.heap) > 1 and box.has_next:  # A mailbox that marks a copy hands out nothing.
                     cell.listed = True
                     ready.append(cell)
                 else:
                     box.armed = True
-            if ready and not self._waking and not self._yielding:
+            if ready and not (self.waking or self.yielding):
                 self._wake_one()
             worker.cell = cell
-            function, accepts, is_plain = cell.function, cell.accepts, cell.is_plain
-            needs_ledger, leaves_with_asker = cell.needs_ledger, cell.leaves_with_asker
-            by, is_keyed = (cell.only_by, cell.instances is not None) if needs_ledger else (None, False)
-            first = None
-            shelf: Any = box.shelf
+            is_unsure = False  # whether the context is as it was
             try:
-                while not cell.closed:
-                    if needs_ledger or box.careful:
-                        first = None if by is None else turns.take_first(cell, by)
-                        item = turns.take(cell) if first is None else first
-                        if item is None:
-                            if box.has_next:
-                                left = 0  # it looked at as many as a turn may
+                if cell.is_quick:
+                    function, accepts = cell.function, cell.accepts
+                    while box.fresh and not (box.careful or cell.closed):
+                        message: Any = box.fresh.popleft()
+                        body = message.body
+                        if (
+                            type(message) is not Message
+                            or message.properties is not PLAIN
+                            or not isinstance(body, accepts)
+                            or (tracing is not None and worker.unchosen < 1.0)
+                        ):
+                            box.fresh.appendleft(message)
+                            is_unsure = True
+                            left = await handing.hand_out(worker, cell, left, since)
+                            since = worker.since
                             break
-                        if is_keyed:
-                            copy: Any = item
-                            function = copy.home.call
-                        place = box.popped - 1
-                    elif box.fresh:
-                        item = box.fresh.popleft()
                         place = box.popped
                         box.popped = place + 1
-                    else:
-                        break
-                    if type(item) is Message:
-                        entry, message = None, item
-                        body = message.body
-                    elif first is not None:
-                        entry, message, body = first, first.message, first.body
-                    elif type(item) is Ask and item.state is READY and item.expires is None:
-                        entry, message = item, item.message
-                        body = message.body
-                        if box.shelf is None:
-                            item.place = place
-                        item.queued = False
-                        item.state = LEASED
-                        if leaves_with_asker:
-                            item.worker = worker
-                    elif type(item) is Entry and item.state is LEASED:
-                        entry, message = item, item.message
-                        body = message.body if item.body is None else item.body
-                    elif type(item) is Arrival and item.state is READY and item.expires is None and not shelf.tail:
-                        entry, message = item, item.message
-                        body = message.body
-                        item.queued = False
-                        item.state = LEASED
-                    else:
-                        entry = turns.begin(worker, cell, item, place)
-                        if entry is None:
-                            left -= 1
-                            if left <= 0:
-                                break
-                            continue
-                        message = entry.message
-                        body = message.body if entry.body is None else entry.body
-                    if not isinstance(body, accepts):
-                        if entry is None:
-                            entry = box.lease_plain(message, place, message.timestamp - ground.wall_offset)
-                        if not turns.convert(cell, entry):
-                            left -= 1
-                            if left <= 0:
-                                break
-                            continue
-                        body = entry.body
-                    context = None
-                    worker.message = message
-                    worker.since = since
-                    if tracing is not None:
-                        unchosen -= 1.0
-                        if unchosen < 0.0 or entry is not None or message.properties is not PLAIN:
-                            if entry is None and message.properties is PLAIN:
-                                span = worker.span = tracing.begin_plain(cell.name, box.name, message, now())
-                            else:
-                                span = worker.span = begin(tracing, cell, message, entry, now(), chosen=unchosen < 0.0)
-                            if unchosen == -1.0:
-                                unchosen = tracing.draw()
-                    try:
-                        if is_plain:
-                            result = await function(body)
+                        if tracing is not None:
+                            worker.unchosen -= 1.0
+                        worker.message = message
+                        worker.since = since
+                        try:
+                            await function(body)
+                        except BaseException as error:
+                            is_unsure = True
+                            if handing.fail_plain(worker, cell, message, place, error):
+                                raise
                         else:
-                            context = turns.context(cell, message, entry)
-                            result = await turns.invoke(worker, cell, function, body, context)
-                    except BaseException as error:
-                        worker.message = None
-                        if isinstance(error, GeneratorExit):
-                            raise
-                        if entry is None:
-                            entry = box.lease_plain(message, place, message.timestamp - ground.wall_offset)
-                        before = entry.failures
-                        is_ours = turns.settle_failure(worker, cell, entry, error, context)
-                        if cell.instances is not None:
-                            cell.instances.ended(entry)
-                        if span is not None:
-                            end_failed(worker, entry, error, counted=entry.failures > before)
-                            span = None
-                        if is_ours:
-                            raise
+                            box.acked += 1
                         since = now()
+                        left -= 1
+                        if worker.doomed is not None or copy_context() != clean:
+                            is_unsure = True
+                            handing.note_late(worker, cell)
+                            left = LEAVE
+                            break
+                        if cancelling is not None and cancelling():
+                            left = 0
+                            break
+                        if left <= 0 or since >= ground.turn_ends:
+                            left = 0
+                            break
                     else:
-                        worker.message = None
-                        since = now()
-                        if entry is None and context is None and message.properties is PLAIN:
-                            box.acked += 1
-                        elif (
-                            type(entry) is Ask
-                            and context is None
-                            and entry.lane is NO_LANE
-                            and not (needs_ledger or cell.committing)
-                        ):
-                            entry.state = ENDED
-                            box.acked += 1
-                            entry.answer(result)
-                        elif first is not None and context is None and message.properties is PLAIN:
-                            first.state = ENDED
-                            box.acked += 1
-                            box.free_lane(first.home, first, since)
-                        elif (
-                            entry is not None
-                            and entry.number
-                            and context is None
-                            and entry.lane is NO_LANE
-                            and entry.gated is None
-                            and cell.latest is None
-                            and message.properties is PLAIN
-                            and turns.unions is not None
-                        ):
-                            turns.unions.ack(cell, entry)
-                        else:
-                            turns.settle_success(cell, message, entry, result, context, place=place)
-                        if tracing is not None and span is not None:
-                            worker.span = None
-                            tracing.end(span, since, ground.wall_offset)
-                            span = None
-                        if worker.doomed is not None:
-                            turns.note_late(worker, cell, message)
-                    left -= 1
-                    if worker.doomed is not None:
-                        return
-                    if copy_context() != clean:
-                        return
-                    if cancelling is not None and cancelling():
-                        left = 0
-                        break
-                    if left <= 0 or since >= ground.turn_ends:
-                        left = 0
-                        break
+                        if box.careful and not cell.closed:
+                            is_unsure = True
+                            left = await handing.hand_out(worker, cell, left, since)
+                            since = worker.since
+                else:
+                    is_unsure = True
+                    if (
+                        cell.needs_ledger
+                        and cell.is_plain
+                        and cell.instances is not None
+                        and cell.only_by is not None
+                        and box.shelf is None
+                    ):
+                        left = await handing.hand_to_instances(worker, cell, left, since)
+                    else:
+                        left = await handing.hand_out(worker, cell, left, since)
+                    since = worker.since
+                if left < 0:
+                    return
             finally:
-                if copy_context() != clean:
+                worker.message = None
+                if is_unsure and copy_context() != clean:
                     # From now on its messages run in copies of the mesh's context; this worker ends with the change.
                     cell.is_stepped = True
                     cell.settle_call()
                     worker.is_alive = False
                 cell.running -= 1
-                if box.fresh or box.careful or cell.closed or cell.listed or (needs_ledger and cell.gathering is not None):
+                fresh = box.fresh
+                if fresh or box.careful or cell.closed or cell.listed or not (cell.is_quick or cell.gathering is None):
                     self._rest(cell)
                 else:
                     box.armed = True
-                    if box.fresh is not EMPTY and len(spare) < MAX_SPARE:
-                        spare.append(box.fresh)
+                    if fresh is not EMPTY and len(spare) < MAX_SPARE:
+                        spare.append(fresh)
                         box.fresh = EMPTY
-            if left <= 0:
-                self._yielding += 1
+            if left == 0:
+                self.yielding += 1
                 try:
                     await ground.parking.checkpoint()
                 except BaseException as error:
                     if not self._is_stray(error):
                         raise
                 finally:
-                    self._yielding -= 1
+                    self.yielding -= 1
                 if cancelling is not None and cancelling():
                     ground.parking.forgive()  # a handler swallowed it
                 since = ground.new_turn()

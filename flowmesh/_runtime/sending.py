@@ -4,8 +4,8 @@ The handles try the fast path themselves (a plain message, room everywhere, nobo
 options, full mailboxes, a mesh that drains.  Whatever happens, a message enters all of its mailboxes in one commit or none.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
+from math import ceil
 from threading import get_ident
 from typing import Any, Final, NamedTuple, get_args
 
@@ -34,7 +34,6 @@ class Sent(NamedTuple):
     levels: Sequence[Durability] = ()
 
 
-_FOREVER: Final = math.inf
 _PLAIN: Final = frozenset({"delay", "mandatory"})
 """The options that leave nothing on a deferred message: whether it is routed shows when it is due, mandatory or not."""
 _LEVELS: Final[tuple[Durability, ...]] = get_args(Durability)
@@ -126,12 +125,13 @@ class Sending:
         is observed or traced. That the exchange takes it is the caller's to know.
         """
         ground = self._ground
-        now = ground.now()
+        clock = ground.now
+        now = clock()
         if (
             now >= ground.turn_ends
             or ground.budget <= 0
             or (type(delay) is not float and type(delay) is not int)
-            or not 0 <= delay < _FOREVER
+            or not delay >= 0
             or not ground.defers_plainly
             or get_ident() != ground.thread
         ):
@@ -143,10 +143,20 @@ class Sending:
             origin = origin_of(worker.message, ground.prefix)
         else:
             return None
+        timers = self._timers
+        try:
+            due = now + delay
+            bucket = timers.deferring.get(ceil(due * 1000 - 0.001))  # tick_of, without its frame
+        except OverflowError:
+            return None
         ground.budget -= 1
-        serial = next(ground.serials)
-        self._timers.defer(Message(ground.prefix, serial, body, exchange, key, now + delay, origin))
-        return Receipt(ground.prefix, serial, 0, 0, "none", serial)
+        prefix, serial = ground.prefix, next(ground.serials)
+        message = Message(prefix, serial, body, exchange, key, due, origin)
+        if type(bucket) is list:
+            bucket.append(message)
+        else:
+            timers.defer(message)
+        return Receipt(prefix, serial, 0, 0, "none", serial)
 
     async def send_many(
         self, exchange: Exchange, items: Sequence[tuple[Any, str]], options: Mapping[str, Any]

@@ -20,7 +20,7 @@ from flowmesh._core.commits import (
     Save,
     Settle,
 )
-from flowmesh._core.entry import Entry, State
+from flowmesh._core.entry import Entry
 from flowmesh._core.gates import TurnEnd
 from flowmesh._runtime.asking import Ask
 from flowmesh._runtime.cell import Cell
@@ -244,7 +244,6 @@ class Settling:
 
     def undo_ack(self, cell: Cell, entry: Entry, failure: StoreError) -> None:
         """Hand a copy back whose ack has not been written."""
-        entry.state = State.LEASED
         self._undo(cell, [Settle(cell.box, entry, Ack())], failure, saved=False, settled=None)
         self._note_committed(cell)
 

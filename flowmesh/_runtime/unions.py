@@ -20,12 +20,12 @@ from flowmesh._runtime.ground import Ground
 from flowmesh._runtime.parking import is_of_scope
 from flowmesh._runtime.recording import Recording
 from flowmesh.errors import StoreError
-from flowmesh.message import Durability, Message, Receipt
+from flowmesh.message import Durability, Message
 
 __all__ = ["Unions"]
 
 Told = Callable[[StoreError | None], None]
-READY, SETTLING, ENDED = State.READY, State.SETTLING, State.ENDED  # an Enum's members cost a look-up each
+ENDED = State.ENDED  # an Enum's members cost a look-up each
 
 
 class Fate:
@@ -71,6 +71,7 @@ class Unions:
     `batch`: gives an empty batch that will be handed over, and whose outcome is told, in the mesh's thread, to what is given.
     `begin` is called when something has come together, and nothing is being written; `undo` with what could not be acked, and
     `reopen` with an actor that has waited for its acks. `woken`: senders that have been woken, until somebody asks.
+    `level`: what a receipt promises.
     """
 
     def __init__(
@@ -102,7 +103,8 @@ class Unions:
     def enter(self, mailbox: Mailbox, shelf: Shelf, message: Message, now: float) -> Arrival:
         """Let a plain message enter a mailbox whose shelf is `quick`, or join the tail of one that `is_deep`.
 
-        Its sender parks on the arrival at once, goes on to `outwait` if it is cancelled there, and asks for the `receipt`.
+        Its sender parks on the arrival at once, goes on to `outwait` if it is cancelled there, and then looks at its fate: a
+        `refusal` to raise, or a receipt to write, of this `level`.
         It does so by itself: a coroutine for that would be one object more for each message that waits.
 
         Raises:
@@ -135,29 +137,24 @@ class Unions:
         """Wait on for what was handed over, although its sender was cancelled while parked; that comes into its own later."""
         await self._ground.parking.outwait(arrival, lambda: arrival.fate.is_over, is_cancelled=not is_of_scope(error))
 
-    def receipt(self, arrival: Arrival) -> Receipt:
-        """Return the receipt of what has entered.
-
-        Raises:
-            StoreError: it could not be stored; nothing has changed.
-        """
-        error: StoreError | None = arrival.fate.error
-        if error is not None:
-            raise type(error)(str(error)) from error
-        message = arrival.message
-        return Receipt(message.prefix, message.serial, 1, 0, self.level)
+    @staticmethod
+    def refusal(error: StoreError) -> StoreError:
+        """Return what a sender is told of its own, for one error is that of a whole union; nothing has changed."""
+        refusal = type(error)(str(error))
+        refusal.__cause__ = error
+        return refusal
 
     def ack(self, cell: Cell, entry: Entry) -> None:
         """Write that a copy in the hands of an actor is acked; it is counted then, also as one that the actor has committed."""
-        entry.state = SETTLING
         union = self._union or self._open()
         entries = union.acks.get(cell)
         if entries is None:
             union.acks[cell] = [entry]
         else:
             entries.append(entry)
-        cell.committing += 1
-        if cell.committing > cell.width or cell.machines is not None:  # only then may it be more than `ahead`
+        cell.committing = committing = cell.committing + 1
+        # Only then may it be more than `ahead`; a machine that has been closed for one ack stays so for the next.
+        if committing > cell.width or (entries is None and cell.machines is not None):
             cell.reopen()
 
     def _open(self) -> Union:
@@ -237,8 +234,6 @@ class Unions:
                 continue
             for entry in entries:
                 entry.state = ENDED
-                if entry.watched:
-                    entry.ended("acked")
             box, shelf = cell.box, cell.box.shelf
             box.acked += len(entries)
             cell.committing -= len(entries)

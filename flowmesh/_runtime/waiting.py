@@ -239,18 +239,17 @@ class Waits:
         if box.aside and not box.has_next:
             if box.held:
                 return None
-            holders = [lane.holder for lane in box.lanes.values() if lane.live]
-            leased = [holder for holder in holders if holder is not None and holder.state is State.LEASED]
-            turns = [self._turn_of(holder.message, box) for holder in leased]
+            in_hand = [lane.in_hand for lane in box.lanes.values() if lane.live]
+            turns = [self._turn_of(message, box) for message in in_hand if message is not None]
             known = [turn for turn in turns if turn is not None]
-            return Needs(known, every=False) if len(known) == len(holders) else None
+            return Needs(known, every=False) if len(known) == len(in_hand) else None
         return Needs((box,), every=True)
 
     def _needs_of_lane(self, lane: Lane, box: Mailbox) -> Needs[Node] | None:
         """What frees a lane: the turn of its holder, or the start or end of the instance that lives in it."""
-        holder, tenant = lane.holder, lane.tenant
-        if holder is not None:
-            return self._needs_turn(holder.message, box) if holder.state is State.LEASED else None
+        in_hand, tenant = lane.in_hand, lane.tenant
+        if lane.holder is not None:
+            return None if in_hand is None else self._needs_turn(in_hand, box)
         if not isinstance(tenant, Instance) or tenant.is_ready:
             return None
         if not tenant.is_waiting:
@@ -262,8 +261,8 @@ class Waits:
             one = other.tenant
             if not isinstance(one, Instance) or one.is_waiting:
                 continue
-            busy = other.holder
-            node = self._keepings.get(one) if busy is None else self._turn_of(busy.message, box)
+            busy = other.message
+            node = self._keepings.get(one) if busy is None else self._turn_of(busy, box)
             if node is None:
                 return None
             found.append(node)

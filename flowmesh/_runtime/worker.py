@@ -27,7 +27,7 @@ class Worker:
     for it, and one that finds the deadline moved sets itself again. `clean` is the context that handlers must leave behind.
     `task`: the backend's own, once it runs. `since`: when the handler in hand was called.
     `span`: of the delivery in hand, if that is traced; `home`: what tracing's `sender` gives in its handlers, unless they
-    have opened spans of their own.
+    have opened spans of their own. `unchosen`: so many more messages are not traced, unless they come with a trace.
     """
 
     __slots__ = (
@@ -45,6 +45,7 @@ class Worker:
         "span",
         "task",
         "timer",
+        "unchosen",
         "waiter",
     )
 
@@ -56,7 +57,7 @@ class Worker:
         self.cell: Cell | None = None
         self.waiter = Waiter()
         self.cancelling: Callable[[], int] | None = None
-        self.since = 0.0
+        self.since = self.unchosen = 0.0
         self.task: Any = None
         self.deadline: float | None = None
         self.timer: Timer | None = None

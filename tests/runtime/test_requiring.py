@@ -101,7 +101,7 @@ async def test_a_body_that_cannot_come_back_is_refused_and_changes_nothing():
     async with mesh:
         exchange = mesh.exchange("")
         at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
-        with pytest.raises(Unencodable, match="mailbox 'kept' cannot store") as refused:
+        with pytest.raises(Unencodable, match=r"mailbox 'kept' cannot store .* so that it comes back as Secret: ") as refused:
             await exchange.publish(Secret(), "kept")
         assert isinstance(refused.value.message.body if refused.value.message else None, Secret)
         with pytest.raises(Unencodable, match="no actor of the mesh takes that type"):
@@ -116,8 +116,25 @@ async def test_a_body_that_cannot_come_back_is_refused_and_changes_nothing():
         assert (await exchange.publish({"a": [1, 2.0, "b", None, b"c"]}, "kept")).routed == 1
 
 
+async def test_a_header_that_cannot_be_stored_is_named():
+    """Unencodable says which of several it is, whether the message enters at once or later; without one, that it is none."""
+    mesh = Mesh("shop", store=MemoryStore())
+    kept = mesh.mailbox("kept")
+    async with mesh:
+        exchange = mesh.exchange("")
+        headers = {"x-shop": "north", "x-till": {"numbers": [1 << 70]}, "x-clerk": 3}
+        for delay in (None, 30.0):
+            with pytest.raises(Unencodable, match=r"^mailbox 'kept' cannot store header 'x-till' of message") as refused:
+                await exchange.publish(1, "kept", headers=headers, delay=delay)
+            assert refused.value.message is not None
+            assert refused.value.message.headers == headers
+        with pytest.raises(Unencodable, match=r"^mailbox 'kept' cannot store a property of message"):
+            await exchange.publish(1, "kept", headers={"x-shop": "north"}, correlation_id="\ud800")
+        assert kept.statistics().entered == 0
+
+
 async def test_a_body_whose_type_nobody_knew_can_be_published_again():
-    """What came back as Encoded is stored as what it was, and comes back as that once somebody takes its type."""
+    """What came back as Encoded is stored as what it was, and comes back as Secret: that once somebody takes its type."""
     store = MemoryStore()
     first = Mesh("shop", store=store)
     first.mailbox("kept")

@@ -1,11 +1,14 @@
 """Unions: what many tell at the same moment enters as one, into memory or behind what lies on disk; or none of it does."""
 
+import gc
+import weakref
 from math import inf
 
 import anyio
 import pytest
+from msgspec import Struct
 
-from flowmesh import Context, MailboxOptions, Mesh
+from flowmesh import Context, MailboxOptions, MemoryStore, Mesh
 from flowmesh._core.records import Batch
 from flowmesh._core.shelf import Shelf
 from flowmesh.errors import StoreError, StoreFull
@@ -15,6 +18,12 @@ from tests.runtime.stores import Planted, engine_of, full
 pytestmark = pytest.mark.anyio
 
 WINDOW = 4
+
+
+class Parcel(Struct, frozen=True, weakref=True):
+    """A body of which it can be seen when it has gone."""
+
+    number: int
 
 
 def shop(store: Planted) -> Mesh:
@@ -57,6 +66,27 @@ async def test_senders_that_are_ahead_of_the_window_still_enter_as_one():
     for sender in range(40):
         assert [number for which, number in seen if which == sender] == list(range(5))
     assert len([batch for batch in store.batches if batch.puts]) <= 30
+
+
+async def test_what_is_written_is_freed_without_the_garbage_collector():
+    """A union hangs on nothing, itself included, once its senders have been told and its acks are written."""
+    mesh, bodies = Mesh("shop", store=MemoryStore()), list[weakref.ref[Parcel]]()
+
+    @mesh.actor
+    async def work(body: Parcel) -> None:
+        bodies.append(weakref.ref(body))
+
+    async with mesh:
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(5):
+                await work.tell(Parcel(number))
+            await mesh.idle()
+            alive = [body() for body in bodies[:-1]]  # The worker may still have the last one at hand.
+        finally:
+            gc.enable()
+    assert alive == [None] * 4
 
 
 async def test_what_joined_the_tail_is_not_marked():
