@@ -108,7 +108,7 @@ class MalformedMessage(DeliveryError):
 
 
 class Unencodable(DeliveryError):
-    """The body cannot be stored so that it would come back with the same type."""
+    """The body cannot be stored so that it would come back with the same type, or a header cannot be stored."""
 
 
 class DurabilityUnavailable(DeliveryError):

@@ -101,7 +101,7 @@ class Mesh(Supervising):
                 `statistics()`; None means the global one when the mesh starts.
 
         Raises:
-            ValueError: an empty name, or a negative grace.
+            ValueError: an empty name, a negative grace, or a store's path that is ":memory:" or a URL.
             InvalidHandler: a middleware is no coroutine function of two parameters, or an observer cannot be asked.
             TypeError: an unknown option, naming the one that was meant; `tracer_provider` or `meter_provider` is none.
         """
@@ -149,13 +149,14 @@ class Mesh(Supervising):
             "tracer_provider", options.get("tracer_provider", self._tracer_provider), TracerProvider
         )
         meter_provider = _checked_provider("meter_provider", options.get("meter_provider", self._meter_provider), MeterProvider)
+        store = _store_of(options.get("store"))
         engine.providing.replace(options.get("provide", {}))
         if meter_provider is not self._meter_provider:
             self._metrics = None
         self._tracer_provider, self._meter_provider = tracer_provider, meter_provider
         engine.middleware, engine.observers, engine.grace = middleware, observers, grace
         if "store" in options:
-            engine.storing.store = _store_of(options["store"])
+            engine.storing.store = store
         if "clock" in options:
             engine.ground.clock = options["clock"] or SystemClock()
 

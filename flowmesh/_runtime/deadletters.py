@@ -89,7 +89,7 @@ class DeadLetters:
         if not target.has_room():
             if target.options.overflow == "reject":
                 raise MailboxFull(
-                    f"mailbox {name!r} is full: {before} dead letters were put back, the others stay; replay again later",
+                    f"mailbox {name!r} is full; dead letters put back: {before}; the others stay: replay again later",
                     message=entry.message,
                     mailbox=name,
                 )

@@ -62,7 +62,7 @@ class DrainReport(Struct, frozen=True):
             left += [f"{self.handed_back} {'of them ' if left else ''}handed back by a cancelled handler"]
         left += [f"{self.in_hand} in the hands of consumers"] if self.in_hand else []
         left += [f"{self.deferred} deferred"] if self.deferred else []
-        left += [f"{self.dead_letters} dead letters"] if self.dead_letters else []
+        left += [f"{self.dead_letters} dead letter{'' if self.dead_letters == 1 else 's'}"] if self.dead_letters else []
         where = f"left, {self.stored} of it in the store" if self.stored else "left in memory"
         return f"drained in {self.seconds:.3g} s; " + (f"{where}: {', '.join(left)}" if left else "nothing is left")
 

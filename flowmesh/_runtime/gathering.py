@@ -205,6 +205,6 @@ def _bytes_of(body: Any) -> int:
         return len(msgspec.msgpack.encode(body))
     except Exception as error:
         raise MalformedMessage(
-            f"a {type(body).__qualname__} body cannot be measured for max_bytes: it must be bytes, or something that msgspec "
-            f"encodes ({error})"
+            f"a body of type {type(body).__qualname__} cannot be measured for max_bytes: it must be bytes, or something that "
+            f"msgspec encodes ({error})"
         ) from error

@@ -181,12 +181,13 @@ def convert(body: Any, kind: Any, *, actor: str) -> Any:
     """
     if isinstance(body, Encoded):
         raise MalformedMessage(
-            f"actor {actor!r} takes {named(kind)}, and the body that was stored is a {body.type!r}, which no actor of the mesh "
-            "takes by that name any more: give the type its old name (a Struct: tag=), or replay it where it is taken"
+            f"actor {actor!r} takes {named(kind)}, and the body that was stored is of type {body.type!r}, which no actor of "
+            "the mesh takes by that name any more: give the type its old name (a Struct: tag=), or replay it where it is taken"
         )
     try:
         return msgspec.convert(body, kind, from_attributes=True)
     except Exception as error:  # A type's own code may run here (__post_init__, properties).
         raise MalformedMessage(
-            f"actor {actor!r} takes {named(kind)}, and a {type(body).__qualname__} body cannot be converted to it: {error}"
+            f"actor {actor!r} takes {named(kind)}, and a body of type {type(body).__qualname__} cannot be converted to it: "
+            f"{error}"
         ) from error

@@ -64,7 +64,7 @@ def run(
     target: str,
     /,
     *,
-    store: Path | None = None,
+    store: str | None = None,  # Not a Path, in which a URL would not be one any more.
     backend: Literal["asyncio", "trio"] = "asyncio",
     log_level: Annotated[Level, Parameter(name="--log-level")] = "info",
     plain: Annotated[bool, Parameter(negative="")] = False,
@@ -79,7 +79,7 @@ def run(
     * 0: all is done.
     * 75: work was handed back or left unhandled; also after a second signal that interrupted work.
     * 1: the mesh stopped by itself with an error, or its store cannot be opened.
-    * 2: there is no such mesh, or it cannot be imported.
+    * 2: there is no such mesh, it cannot be imported, or what --store says is no path.
     * 70: handlers did not end 5 seconds after they were cancelled, or a third signal came: the process was ended under them.
     * 130: Ctrl-C before the mesh ran or after it had stopped, or a KeyboardInterrupt out of it.
 
@@ -97,8 +97,11 @@ def run(
         mesh, place = _find(target)
         if mesh is None:
             return EXIT_USAGE
-        if store is not None:
-            mesh.configure(store=store)
+        try:
+            if store is not None:
+                mesh.configure(store=store)
+        except (TypeError, ValueError) as error:
+            return refuse(str(error))
         _log.info("running %s on %s: end it with Ctrl-C or SIGTERM", place, backend)
         try:
             code, failure = _serve(mesh, backend, screen), None

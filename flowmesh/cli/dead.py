@@ -15,6 +15,7 @@ from rich.text import Text
 from flowmesh._runtime.stored_letters import DEAD_LETTERS, Letter, letters_in
 from flowmesh._runtime.stored_letters import purge as purge_letters
 from flowmesh._runtime.stored_letters import replay as replay_letters
+from flowmesh.cli.numbers import many
 from flowmesh.cli.output import EXIT_FAILED, complain, console, refuse, show, write
 from flowmesh.cli.plain import visible, visible_lines
 from flowmesh.errors import NotFound, StoreError
@@ -46,7 +47,7 @@ def list_letters(file: Path, /, *, mailbox: str | None = None, reason: DeathReas
     """List dead letters, the oldest first: id, when, where and why it died, and its body's type.
 
     Args:
-        file: of the store.
+        file: the file of the store.
         mailbox: only those that died in the mailbox of this name.
         reason: only those that died for this reason.
         limit: at most so many.
@@ -77,8 +78,8 @@ def show_letter(file: Path, id: str, /) -> int:
     """Show one dead letter: its message, its history of deaths, the newest first, and its body.
 
     Args:
-        file: of the store.
-        id: of the message, as `flowmesh dead list` has it.
+        file: the file of the store.
+        id: which letter: the id of its message, as `flowmesh dead list` has it.
     """
     try:
         letters = [letter for letter in _read(file) if letter.id == id]
@@ -90,7 +91,7 @@ def show_letter(file: Path, id: str, /) -> int:
     return 0
 
 
-@dead.command
+@dead.command(usage="Usage: flowmesh dead replay [OPTIONS] FILE [IDS...]")
 def replay(
     file: Path,
     /,
@@ -102,9 +103,9 @@ def replay(
     """Put dead letters back into the mailboxes they died in, with fresh attempts and their history.
 
     Args:
-        file: of the store.
-        ids: of the messages.
-        all: put back all, or all that --mailbox and --reason leave.
+        file: the file of the store.
+        ids: which letters: the ids of their messages, as `flowmesh dead list` has them; or --all.
+        all: put back all letters, or all that --mailbox and --reason leave.
         mailbox: only those that died in the mailbox of this name.
         reason: only those that died for this reason.
     """
@@ -114,13 +115,13 @@ def replay(
         for letter in outcome.stayed:
             name = visible(letter.death.mailbox)
             complain(f"dead letter {visible(letter.id)} stays: the store has no mailbox {name!r}")
-        write(f"{_many(outcome.back)} put back\n")
+        write(f"{many(outcome.back, 'dead letter')} put back\n")
         return not outcome.stayed
 
     return _change(file, ids, is_all=all, mailbox=mailbox, reason=reason, carry_out=carry_out)
 
 
-@dead.command
+@dead.command(usage="Usage: flowmesh dead purge [OPTIONS] FILE [IDS...]")
 def purge(
     file: Path,
     /,
@@ -132,15 +133,15 @@ def purge(
     """Forget dead letters for good. Nothing is asked.
 
     Args:
-        file: of the store.
-        ids: of the messages.
-        all: forget all, or all that --mailbox and --reason leave.
+        file: the file of the store.
+        ids: which letters: the ids of their messages, as `flowmesh dead list` has them; or --all.
+        all: forget all letters, or all that --mailbox and --reason leave.
         mailbox: only those that died in the mailbox of this name.
         reason: only those that died for this reason.
     """
 
     def carry_out(store: SQLiteStore, is_meant: Callable[[Letter], bool]) -> bool:
-        write(f"{_many(purge_letters(store, is_meant))} forgotten\n")
+        write(f"{many(purge_letters(store, is_meant), 'dead letter')} forgotten\n")
         return True
 
     return _change(file, ids, is_all=all, mailbox=mailbox, reason=reason, carry_out=carry_out)
@@ -226,7 +227,3 @@ def _history(death: Death) -> str:
 
 def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")
-
-
-def _many(letters: int) -> str:
-    return f"{letters:,} dead letter{'' if letters == 1 else 's'}"

@@ -1,10 +1,10 @@
-"""Numbers and names in little room: counts as 12.3k, ages as 42s, names without their middle."""
+"""Numbers and names: counts of things; in little room counts as 12.3k, ages as 42s, names without their middle."""
 
 from typing import Final
 
 from rich.cells import cell_len
 
-__all__ = ["short_age", "short_count", "short_name", "short_rate"]
+__all__ = ["many", "short_age", "short_count", "short_name", "short_rate"]
 
 WHOLE: Final = 10_000
 """Below this a count is written as it is; no short number is wider than 5 columns until 999 of the last unit."""
@@ -12,6 +12,11 @@ WHOLE: Final = 10_000
 _UNITS: Final = "kMGTP"
 _AGES: Final = ((100.0, 1.0, "s"), (6000.0, 60.0, "m"), (172_800.0, 3600.0, "h"))
 """Up to how many seconds, how many of them make one, and its sign."""
+
+
+def many(number: int, noun: str) -> str:
+    """Return how many of something, such as "1 row" or "2,000 rows"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def short_count(count: float) -> str:

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from flowmesh.cli.numbers import many
 from flowmesh.cli.output import EXIT_FAILED, complain, console, refuse, show
 from flowmesh.cli.plain import visible
 from flowmesh.errors import StoreError
@@ -35,7 +36,7 @@ def info(file: Path, /) -> int:
     """Say what is in a store: how many messages in which mailbox, deferred messages, kept values. Changes nothing.
 
     Args:
-        file: of the store.
+        file: the file of the store.
     """
     try:
         found = inspecting.info(file)
@@ -64,18 +65,18 @@ def check(file: Path, /) -> int:
     """Compare everything in a store with its checksums, and say what is not as it was written. Changes nothing.
 
     Args:
-        file: of the store.
+        file: the file of the store.
     """
     try:
         found = inspecting.check(file)
     except StoreError as error:
         return refuse(str(error))
-    lines = [f"{found.rows:,} rows compared"]
+    lines = [f"{many(found.rows, 'row')} compared"]
     lines += [visible(problem) for problem in found.problems]
     if found.more:
         lines.append(f"and {found.more:,} more")
     if found.quarantined:
-        lines.append(f"{found.quarantined:,} rows in quarantine: they were damaged, and are kept aside")
+        lines.append(f"{many(found.quarantined, 'row')} in quarantine: damaged, and kept aside")
     lines.append("sound" if found.is_sound else f"damaged: `flowmesh store salvage {file} NEW` copies what is good")
     show(Text("\n".join(lines)), console())
     return 0 if found.is_sound else EXIT_FAILED
@@ -100,7 +101,7 @@ def salvage(file: Path, target: Path, /) -> int:
     for gap in found.gaps:
         complain(f"could not be read: {visible(gap)}")
     if found.quarantined:
-        complain(f"{found.quarantined:,} damaged rows are in the new store's quarantine")
+        complain(f"in the new store's quarantine: {many(found.quarantined, 'damaged row')}")
     return EXIT_FAILED if found.gaps or found.quarantined else 0
 
 

@@ -35,7 +35,7 @@ _ERRORS: Final[dict[int, tuple[Callable[[str], StoreError], str]]] = {
     sqlite3.SQLITE_CONSTRAINT: (StoreError, "a number is there already: nothing of this was written"),
     sqlite3.SQLITE_CORRUPT: (StoreCorrupt, "its file is damaged: stop, and run `flowmesh store salvage`"),
     sqlite3.SQLITE_NOTADB: (StoreCorrupt, "its file is no SQLite database: give another path, or run `flowmesh store salvage`"),
-    sqlite3.SQLITE_BUSY: (StoreLocked, "another program has its file open: close that one"),
+    sqlite3.SQLITE_BUSY: (StoreLocked, "another program has its file open: close that one, or wait until it has ended"),
     sqlite3.SQLITE_IOERR: (
         StoreError,
         "its disk has failed, and nothing more is confirmed: look at the disk, then start again",

@@ -112,7 +112,9 @@ class Ownership:
                 continue
             who = f"process {pid}{said}" if pid is not None else "another process"
             raise StoreLocked(
-                f"store {self.path} is in use by {who}: stop that one, or give this one a store of its own", pid=pid
+                f"store {self.path} is in use by {who}: stop that one or wait until it has ended, or give this one a store "
+                "of its own",
+                pid=pid,
             )
 
     def release(self) -> None:

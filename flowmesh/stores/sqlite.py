@@ -32,7 +32,7 @@ class SQLiteStore:
             a small disk, or one that is nearly full. 0: none; a full disk then stops everything.
 
     Raises:
-        ValueError: the level or the reserve makes no sense.
+        ValueError: the path is ":memory:" or a URL; the level or the reserve makes no sense.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class SQLiteStore:
             raise ValueError(f"durability must be one of {', '.join(_LEVELS)}, not {durability!r}")
         if reserve is not None and reserve < 0:
             raise ValueError(f"reserve must be zero or more bytes, not {reserve!r}")
+        _check_path(os.fsdecode(path))
         self.path: Final = Path(path).absolute()
         self._durability: Final[Literal["power", "process"]] = durability
         self._reserve = reserve
@@ -125,6 +126,17 @@ class SQLiteStore:
                 f"store {self.path} belongs to the process that this one (pid {os.getpid()}) is a fork of:"
                 " use it there, or start this one without fork"
             )
+
+
+def _check_path(path: str) -> None:
+    """Refuse what names a database elsewhere, and would be a file of that name here."""
+    if path == ":memory:":
+        raise ValueError("a store's path must be that of a file, not ':memory:': write store=flowmesh.MemoryStore()")
+    scheme, is_url, _ = path.partition("://")
+    if is_url:  # Named without the rest of it, where a password may be.
+        raise ValueError(
+            f"a store's path must be that of a file, not a URL ({scheme}://...): write store='shop.db'; a broker is no store"
+        )
 
 
 # Not what is open, but where a fork finds it: the kernel copies a process without asking its objects.

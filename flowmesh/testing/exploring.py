@@ -37,9 +37,10 @@ def explore(
         def test_transfers():
             explore(transfers, seeds=200)
 
-    The test makes what it needs, or finds it empty (see `running`): it is run many times. The error of the first run that
-    fails is raised as it is, with a note that says which seed it was and how to replay it: the same call with `seed=` and
-    `backend=`. Called from synchronous code.
+    The test makes what it needs, or finds it empty (see `running`): it is run many times. A mesh with a store is given one
+    of its own in each, `mesh.configure(store=MemoryStore())`: a file would have what earlier runs have left. The error of
+    the first run that fails is raised as it is, with a note that says which seed it was and how to replay it: the same call
+    with `seed=` and `backend=`. Called from synchronous code.
 
     Args:
         test: an async function without arguments.

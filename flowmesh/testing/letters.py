@@ -47,7 +47,7 @@ class DeadLettersError(AssertionError):
         self.missing = list(missing)
         lines: list[str] = []
         if unexpected:
-            lines.append(f"{len(unexpected)} dead letters were left that nobody expected:{list_letters(unexpected)}")
+            lines.append(f"dead letters that nobody expected were left ({len(unexpected)}):{list_letters(unexpected)}")
             lines.append("expect them with dead_letters=[Dead(mailbox, reason)], or allow all with dead_letters='any'")
         if missing:
             lines.append(f"no dead letter was left that fits: {'; '.join(map(str, missing))}")

@@ -226,7 +226,7 @@ def virtual_time(what: str) -> _Time:
     if isinstance(time, _Time):
         return time
     raise RuntimeError(
-        f"{what} needs an event loop with virtual time, and this is a {type(time).__qualname__}: start the test with "
+        f"{what} needs an event loop with virtual time, and this one is of type {type(time).__qualname__}: start the test with "
         "flowmesh.testing.run(), or let the anyio_backend fixture return flowmesh.testing.virtual_backend(...)"
     )
 

@@ -62,7 +62,7 @@ def test_run_to_the_end(write: Write, flowmesh: Flowmesh, backend: str) -> None:
     assert "the shop opens" not in outcome.err
     assert outcome.out.startswith(f"in an event loop of {backend}\n\nmailbox ")
     assert "nothing to sell" in outcome.out
-    assert outcome.out.rstrip().endswith("left in memory: 1 dead letters")
+    assert outcome.out.rstrip().endswith("left in memory: 1 dead letter")
 
 
 def test_default_backend_is_asyncio(write: Write, flowmesh: Flowmesh) -> None:

@@ -133,6 +133,15 @@ def test_purge(flowmesh: Flowmesh) -> None:
 
 
 @pytest.mark.parametrize("command", ["purge", "replay"])
+def test_help_names_what_is_to_be_typed(flowmesh: Flowmesh, command: str) -> None:
+    """The line of usage has the arguments' own names, and each is said to be what it is."""
+    lines = flowmesh("dead", command, "--help").out.splitlines()
+    assert lines[0] == f"Usage: flowmesh dead {command} [OPTIONS] FILE [IDS...]"
+    assert any("FILE  the file of the store." in line for line in lines)
+    assert any("IDS   which letters: the ids of their messages" in line for line in lines)
+
+
+@pytest.mark.parametrize("command", ["purge", "replay"])
 def test_what_is_not_there_is_1(flowmesh: Flowmesh, command: str) -> None:
     """An id that is none is named; the others are dealt with."""
     outcome = flowmesh("dead", command, "shop.db", "one", "four")

@@ -63,6 +63,17 @@ def test_run_on_a_store_in_use_is_1(shop: Path, flowmesh: Flowmesh) -> None:
     assert "Traceback" not in outcome.err
 
 
+@pytest.mark.parametrize("store", [":memory:", "sqlite:///shop.db", ""])
+def test_run_on_what_is_no_path_is_2(write: Write, folder: Path, flowmesh: Flowmesh, store: str) -> None:
+    """What names a database elsewhere is refused, without a traceback; no file is made, and the mesh does not run."""
+    write("shop.py", SHOP)
+    outcome = flowmesh("run", "shop.py", "--store", store)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "path" in outcome.err
+    assert "Traceback" not in outcome.err
+    assert [path.name for path in folder.iterdir() if path.suffix != ".py" and path.name != "__pycache__"] == []
+
+
 @pytest.mark.parametrize(
     "typed", [("store", "info"), ("store", "check"), ("dead", "list"), ("dead", "purge", "--all"), ("dead", "replay", "--all")]
 )
@@ -111,6 +122,13 @@ def test_check_names_what_is_damaged(shop: Path, flowmesh: Flowmesh) -> None:
     assert "copies: the row " in outcome.out
 
 
+def test_one_row_is_one_row(shop: Path, flowmesh: Flowmesh) -> None:
+    """What is counted is in the singular where there is one of it."""
+    damage(shop)
+    flowmesh("store", "salvage", str(shop), "new.db")
+    assert "\n1 row in quarantine: damaged, and kept aside\n" in flowmesh("store", "check", "new.db").out
+
+
 def test_salvage(shop: Path, flowmesh: Flowmesh) -> None:
     """What is good comes into a new file, what is damaged into its quarantine, and the old file stays."""
     damage(shop)
@@ -118,7 +136,7 @@ def test_salvage(shop: Path, flowmesh: Flowmesh) -> None:
     outcome = flowmesh("store", "salvage", str(shop), "new.db")
     assert outcome.code == 1
     assert "copies        2" in outcome.out
-    assert "1 damaged rows are in the new store's quarantine" in outcome.err
+    assert "in the new store's quarantine: 1 damaged row\n" in outcome.err
     assert shop.read_bytes() == before
     assert "\nsell                      2\n" in flowmesh("store", "info", "new.db").out
 

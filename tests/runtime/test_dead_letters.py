@@ -399,9 +399,7 @@ async def test_replay_into_a_full_rejecting_mailbox():
         work = await full(mesh, "reject")
         with pytest.raises(MailboxFull) as caught:
             await mesh.dead_letters.replay()
-        assert str(caught.value) == (
-            "mailbox 'work' is full: 1 dead letters were put back, the others stay; replay again later"
-        )
+        assert str(caught.value) == ("mailbox 'work' is full; dead letters put back: 1; the others stay: replay again later")
         assert caught.value.mailbox == "work"
         assert caught.value.message is not None
         assert caught.value.message.body == "b"

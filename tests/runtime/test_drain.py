@@ -245,7 +245,8 @@ def _report(**changes: object) -> DrainReport:
         ({}, "drained in 0.25 s; nothing is left", 0),
         ({"deferred": 2}, "drained in 0.25 s; left in memory: 2 deferred", 0),
         ({"unconsumed": {"box": 3}}, "drained in 0.25 s; left in memory: 3 ready in 'box'", 0),
-        ({"dead_letters": 1}, "drained in 0.25 s; left in memory: 1 dead letters", 0),
+        ({"dead_letters": 1}, "drained in 0.25 s; left in memory: 1 dead letter", 0),
+        ({"dead_letters": 2}, "drained in 0.25 s; left in memory: 2 dead letters", 0),
         (
             {"handed_back": 1, "unhandled": {"work": 4}},
             "drained in 0.25 s; left in memory: 4 ready in 'work', 1 of them handed back by a cancelled handler",

@@ -531,7 +531,7 @@ async def test_malformed_body(caplog: pytest.LogCaptureFixture):
     assert [letter.body for letter in letters] == [{"id": 2}, "?"]
     death = letters[0].deaths[0]
     assert (death.mailbox, death.reason, death.count) == ("take", "malformed", 1)
-    assert "actor 'take' takes Order, and a dict body cannot be converted to it" in death.detail
+    assert "actor 'take' takes Order, and a body of type dict cannot be converted to it" in death.detail
     assert "$.id" in death.detail
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert len(errors) == 2

@@ -52,7 +52,7 @@ def test_a_second_process_is_refused_at_once(owner: subprocess.Popen[str], tmp_p
     assert time.monotonic() - began < 1.0
     assert refused.value.pid == owner.pid
     for look in (info, check):
-        with pytest.raises(StoreLocked, match="stop that one"):
+        with pytest.raises(StoreLocked, match="stop that one or wait until it has ended"):
             look(tmp_path / "shop.db")
 
 

@@ -91,7 +91,7 @@ async def test_standstill(running_mesh):
     )
     result = run_suite(pytester)
     result.assert_outcomes(passed=2, failed=6)
-    result.stdout.fnmatch_lines(["E*DeadLettersError: 1 dead letters were left that nobody expected:*"])
+    result.stdout.fnmatch_lines(["E*DeadLettersError: dead letters that nobody expected were left (1):*"])
     result.stdout.fnmatch_lines(["E*HistoryError: the history of the mesh has 1 faults:*"])
     result.stdout.fnmatch_lines(["E*StandstillError: virtual time: everything waits and no timer is set: deadlock*"])
     assert sum(line.startswith("E") and "StandstillError: virtual time" in line for line in result.outlines) == 2
