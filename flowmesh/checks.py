@@ -67,8 +67,16 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def require(holds: bool, name: str, what: str, value: object, *, written: str = "") -> None:
-    """Refuse a value that does not hold; `written`: how to write what was probably meant.
+def require(holds: bool, name: str, what: str, value: object, *, written: str = "", whose: str = "") -> None:
+    """Refuse a value that does not hold.
+
+    Args:
+        holds: whether it is one that the option takes.
+        name: of the option.
+        what: the option takes.
+        value: what was given.
+        written: how to write what was probably meant.
+        whose: option it is, such as " of actor 'bill'".
 
     Raises:
         ValueError: naming the option, what it takes, and what was given.
@@ -76,18 +84,18 @@ def require(holds: bool, name: str, what: str, value: object, *, written: str = 
     if not holds:
         if isinstance(value, datetime.timedelta):
             written = written or f"{name}={value.total_seconds():g}, in seconds"
-        raise ValueError(f"{name} must be {what}, not {value!r}{f': write {written}' if written else ''}")
+        raise ValueError(f"{name}{whose} must be {what}, not {value!r}{f': write {written}' if written else ''}")
 
 
-def require_by(by: Any, *, optional: bool = True) -> None:
-    """Refuse a `by=` that is no function of a body.
+def require_by(by: Any, *, optional: bool = True, whose: str = "") -> None:
+    """Refuse a `by=` that is no function of a body; `whose`: as `require`.
 
     Raises:
         ValueError: it is none.
     """
     what = "a function of the body, or None" if optional else "a function of the body"
     written = f"by=lambda body: body.{by}" if isinstance(by, str) and by.isidentifier() else ""
-    require(callable(by) or (optional and by is None), "by", what, by, written=written)
+    require(callable(by) or (optional and by is None), "by", what, by, written=written, whose=whose)
 
 
 def require_kinds(name: str, kinds: Any) -> None:

@@ -470,37 +470,39 @@ def _read(function: Any, local_names: Mapping[str, Any], options: AllOptions) ->
     if not inspect.isclass(function):
         kind = Handler if options.get("batch") is None else BatchHandler
         found = kind(function, Context, local_names)
+        name = options.get("name") or found.name
         for option in ("idle", "max_active"):
             if options.get(option) is not None:
                 raise ValueError(
-                    f"actor {found.name!r} is a function, which has no instances to put away: leave {option}= out, or write a "
+                    f"actor {name!r} is a function, which has no instances to put away: leave {option}= out, or write a "
                     "class and say by="
                 )
         if options.get("restart") is not None:
             raise ValueError(
-                f"actor {found.name!r} is a function, and there is nothing of it to make anew: leave restart= out and say with "
+                f"actor {name!r} is a function, and there is nothing of it to make anew: leave restart= out and say with "
                 "retry= what becomes of its messages, or write a class"
             )
         return found
     is_machine = issubclass(function, Machine)
     handler = machine_handler_of(function) if is_machine else ClassHandler(function, Context, local_names)
+    name = options.get("name") or handler.name
     if (handler.postpones or handler.has_timeouts) and options.get("debounce") is not None:
         why = "postpones messages" if handler.postpones else "has states that last for a while, whose end would count as one"
-        raise ValueError(f"machine {handler.name!r} {why}: leave debounce= out, and put it on the actor that tells it")
+        raise ValueError(f"machine {name!r} {why}: leave debounce= out, and put it on the actor that tells it")
     if options.get("by") is None:
         if options.get("concurrency", 1) != 1:
             raise ValueError(
-                f"class actor {handler.name!r} handles one message at a time: leave concurrency= out, say by= to have one "
+                f"class actor {name!r} handles one message at a time: leave concurrency= out, say by= to have one "
                 "instance for each value, or write a function if there is no state to keep"
             )
         for option in ("idle", "max_active"):
             if options.get(option) is not None:
                 raise ValueError(
-                    f"class actor {handler.name!r} has one instance, which is never put away: leave {option}= out, or say by= "
+                    f"class actor {name!r} has one instance, which is never put away: leave {option}= out, or say by= "
                     "to have one for each value"
                 )
     if options.get("batch") is not None:
-        raise ValueError(f"class actor {handler.name!r} takes one message at a time: leave batch= out, or write a function")
+        raise ValueError(f"class actor {name!r} takes one message at a time: leave batch= out, or write a function")
     return handler
 
 

@@ -15,7 +15,7 @@ __all__ = ["check_gathering", "check_options"]
 
 
 def check_options(options: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Check each option by itself; None is as good as nothing.
+    """Check each option by itself; None is as good as nothing. What is wrong with one names the actor, if `name=` does.
 
     Args:
         options: what was said.
@@ -26,18 +26,20 @@ def check_options(options: Mapping[str, Any], known: Mapping[str, Any]) -> None:
         ValueError: a value that an option does not take.
         InvalidHandler: a middleware that is none.
     """
+    whose = f" of actor {options['name']!r}" if options.get("name") else ""
     for name, value in options.items():
         if name not in known:
-            raise TypeError(f"unknown actor option {name!r}{_elsewhere(name) or suggestion(name, known)}")
+            unknown = f"unknown option {name!r}{whose}" if whose else f"unknown actor option {name!r}"
+            raise TypeError(f"{unknown}{_elsewhere(name) or suggestion(name, known)}")
         if value is None:
             continue
         if name == "by":
-            require_by(value)
+            require_by(value, whose=whose)
         elif name == "middleware":
             checked_middleware(value)
         elif name in _TAKES:
             fits, what, written = _TAKES[name]
-            require(fits(value), name, what, value, written=written(value))
+            require(fits(value), name, what, value, written=written(value), whose=whose)
 
 
 def check_gathering(name: str, options: Mapping[str, Any]) -> None:

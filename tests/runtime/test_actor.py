@@ -1,5 +1,6 @@
 """The public face of an actor: tell, ask, pause, resume, stop, a plain call, presets and options."""
 
+from datetime import timedelta
 from typing import Any
 
 import anyio
@@ -8,14 +9,20 @@ from msgspec import Struct
 
 from flowmesh import (
     ActorStopped,
+    Batch,
     Context,
     DeadlockError,
+    Debounce,
+    Machine,
     MailboxOptions,
     Mesh,
     MeshStopped,
     NotRunning,
     PreconditionFailed,
+    Restart,
     Retry,
+    after,
+    on,
 )
 from flowmesh.testing import settled
 from tests.runtime.counting import counts
@@ -431,6 +438,46 @@ async def test_wrong_options_of_an_actor(options: dict[str, Any], error: type[Ex
     with pytest.raises(error, match=text):
         mesh.actor(_take, **options)
     assert mesh.actor(_take).name == "_take"
+
+
+class Till:
+    """A class actor."""
+
+    @on
+    async def take(self, order: Order) -> None: ...
+
+
+class Door(Machine, initial="shut", unhandled="ignore"):
+    """A machine whose state lasts for a while."""
+
+    @on("shut", to="open")
+    async def take(self, order: Order) -> None: ...
+
+    @after(1.0, "open", to="shut")
+    async def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "handler, options, text",
+    [
+        (_take, {"retry": 3}, r"^retry of actor 'bill' must be a Retry, or None, not 3: write retry=Retry\(3\)"),
+        (_take, {"by": "customer"}, "^by of actor 'bill' must be a function of the body"),
+        (_take, {"timeout": timedelta(0)}, "^timeout of actor 'bill' must be .*: write timeout=0, in seconds"),
+        (_take, {"concurency": 2}, "^unknown option 'concurency' of actor 'bill' .did you mean 'concurrency'"),
+        (_take, {"idle": 3.0}, "^actor 'bill' is a function, which has no instances"),
+        (_take, {"restart": Restart()}, "^actor 'bill' is a function, and there is nothing"),
+        (Till, {"concurrency": 2}, "^class actor 'bill' handles one message"),
+        (Till, {"idle": 3.0}, "^class actor 'bill' has one instance"),
+        (Till, {"batch": Batch(2, 1.0)}, "^class actor 'bill' takes one message"),
+        (Door, {"debounce": Debounce(1.0, 2.0)}, "^machine 'bill' has states that last"),
+    ],
+)
+async def test_wrong_options_of_an_actor_with_a_name(handler: Any, options: dict[str, Any], text: str):
+    """What is wrong with an option names the actor as `name=` does, for several may have one function."""
+    with pytest.raises((TypeError, ValueError), match=text):
+        Mesh().actor(handler, name="bill", **options)
+    with pytest.raises((TypeError, ValueError), match=text):
+        Mesh().actor(name="bill", **options)(handler)
 
 
 async def test_options_that_are_none():

@@ -355,6 +355,25 @@ async def test_configure_until_it_starts():
         mesh.configure(grase=1)  # pyright: ignore[reportCallIssue]
 
 
+@pytest.mark.parametrize(
+    "store, error, message",
+    [
+        (":memory:", ValueError, r"not ':memory:': write store=flowmesh\.MemoryStore\(\)"),
+        ("sqlite:///shop.db", ValueError, r"not a URL \(sqlite://\.\.\.\): write store='shop\.db'"),
+        ("amqp://me:secret@broker", ValueError, r"not a URL \(amqp://\.\.\.\).*a broker is no store$"),
+        ("", TypeError, "store must be a path"),
+    ],
+)
+def test_path_of_a_store_is_that_of_a_file(store: str, error: type[Exception], message: str):
+    """What names a database elsewhere is refused with what to write, where it is said, and nothing is configured by half."""
+    with pytest.raises(error, match=message):
+        Mesh("shop", store=store)
+    mesh = Mesh("shop", grace=5)
+    with pytest.raises(error, match=message):
+        mesh.configure(grace=0, store=store)
+    assert mesh._engine.grace == 5
+
+
 class Pool:
     """A thing that is provided."""
 
