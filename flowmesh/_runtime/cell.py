@@ -44,8 +44,8 @@ class Pool(Protocol):
     waking: bool
     yielding: int
 
-    def serve(self) -> None:
-        """See to it that a worker looks at `ready`."""
+    def wake_one(self) -> None:
+        """Send a worker to look at `ready`. Not once stopping; every actor is closed then."""
         ...
 
 
@@ -325,7 +325,7 @@ class Cell(_Front):
             pool = self.pool
             pool.ready.append(self)
             if not (pool.waking or pool.yielding):
-                pool.serve()
+                pool.wake_one()
 
     def set_width(self, width: int) -> None:
         """Let so many handlers run at once; tell the gates as well, and whoever serves it."""

@@ -1,8 +1,8 @@
 """The ways of messages that are not plain ones, or whose handler takes more than the body; see the scheduler for the others.
 
 `hand_to_instances` is the usual way to the instances of a class actor with `by=`: a plain message whose instance is there and
-free is itself the holder of its lane, without an Entry.  `hand_out` is the way of everything: what is unusual about a message
-or its outcome is done by `Turns`.
+free is itself the holder of its lane, without an Entry.  `answer_asks` is that of asks whose handler takes the body and
+nothing else.  `hand_out` is the way of everything: what is unusual about a message or its outcome is done by `Turns`.
 """
 
 import contextvars
@@ -241,6 +241,56 @@ class Handing:
                     box.free_lane(lane, value, since)
             left -= 1
             if worker.doomed is not None or copy_context() != clean:
+                self.note_late(worker, cell)
+                return LEAVE
+            if (cancelling is not None and cancelling()) or left <= 0 or since >= ground.turn_ends:
+                return 0
+        if cell.closed or not (box.fresh or box.careful):
+            worker.since = since
+            return left
+        return await self.hand_out(worker, cell, left, since)
+
+    async def answer_asks(self, worker: Worker, cell: Cell, left: int, since: float) -> int:
+        """Answer asks, as long as one is next that is open and unlimited, for an actor that is quick; then as `hand_out`.
+
+        Of a mesh that is not traced, and a mailbox that is not stored.
+        """
+        ground, box = self._ground, cell.box
+        now, wake, cancelling = ground.now, ground.parking.wake, worker.cancelling
+        while box.fresh and not (box.careful or cell.closed or cell.committing):
+            ask: Any = box.fresh.popleft()
+            if type(ask) is not Ask or ask.state is not READY or ask.expires is not None:
+                box.fresh.appendleft(ask)
+                break
+            message = ask.message
+            body = message.body
+            if not isinstance(body, cell.accepts):
+                box.fresh.appendleft(ask)
+                break
+            ask.place = place = box.popped
+            box.popped = place + 1
+            ask.queued = False
+            ask.state = LEASED
+            if cell.leaves_with_asker:
+                ask.worker = worker
+            worker.message = message
+            worker.since = since
+            try:
+                result = await cell.function(body)
+            except BaseException as error:
+                if self._fail(worker, cell, ask, error):
+                    raise
+                since = now()
+            else:
+                since = now()
+                ask.state = ENDED
+                box.acked += 1
+                if ask.is_open:  # as `Ask.answer` does
+                    ask.is_open = False
+                    ask.value = result
+                    wake(ask)
+            left -= 1
+            if worker.doomed is not None or contextvars.copy_context() != worker.clean:
                 self.note_late(worker, cell)
                 return LEAVE
             if (cancelling is not None and cancelling()) or left <= 0 or since >= ground.turn_ends:

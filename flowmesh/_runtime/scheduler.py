@@ -19,6 +19,7 @@ from anyio.abc import TaskGroup
 
 from flowmesh._core.mailbox import EMPTY, Mailbox
 from flowmesh._runtime.arranging import Arrangement
+from flowmesh._runtime.asking import Ask
 from flowmesh._runtime.autoscaling import Scaler
 from flowmesh._runtime.cell import Cell
 from flowmesh._runtime.ground import TURN_MESSAGES, TURN_SECONDS, Ground
@@ -227,9 +228,10 @@ class Scheduler:
     def serve(self) -> None:
         """Wake or start a worker for what is ready, unless one is on its way already or will be back from its yield."""
         if not (self.waking or self.yielding or self.stopping) and self.ready:
-            self._wake_one()
+            self.wake_one()
 
-    def _wake_one(self) -> None:
+    def wake_one(self) -> None:
+        """Wake or start a worker for what is ready; not once stopping."""
         self.waking = True
         if self.parked:
             self._ground.parking.wake(self.parked.pop().waiter)
@@ -314,7 +316,7 @@ class Scheduler:
                 else:
                     box.armed = True
             if ready and not (self.waking or self.yielding):
-                self._wake_one()
+                self.wake_one()
             worker.cell = cell
             is_unsure = False  # whether the context is as it was
             try:
@@ -331,7 +333,10 @@ class Scheduler:
                         ):
                             box.fresh.appendleft(message)
                             is_unsure = True
-                            left = await handing.hand_out(worker, cell, left, since)
+                            if tracing is None and box.shelf is None and type(message) is Ask:
+                                left = await handing.answer_asks(worker, cell, left, since)
+                            else:
+                                left = await handing.hand_out(worker, cell, left, since)
                             since = worker.since
                             break
                         place = box.popped
