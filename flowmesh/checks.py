@@ -7,8 +7,9 @@ Struct whose class names itself, and the option that was meant, where msgspec wo
 import datetime
 import difflib
 import math
+import sys
 from collections.abc import Iterable
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeGuard, TypeVar, cast
 
 from msgspec import Struct, StructMeta
 
@@ -111,16 +112,16 @@ def require_kinds(name: str, kinds: Any) -> None:
     require(are_kinds and isinstance(kinds, tuple), name, "a tuple of exception types", kinds, written=written)  # pyright: ignore[reportUnknownArgumentType] - as above
 
 
-def is_whole(value: object) -> bool:
+def is_whole(value: object) -> TypeGuard[int]:
     """It is a whole number; True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def is_number(value: object) -> bool:
-    """It is a number; True and False are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def is_number(value: object) -> TypeGuard[float]:
+    """It is a number that is one as a float, too; True and False are not."""
+    return isinstance(value, float) or (is_whole(value) and -sys.float_info.max <= value <= sys.float_info.max)
 
 
-def is_seconds(value: Any) -> bool:
+def is_seconds(value: object) -> TypeGuard[float]:
     """It is a number of seconds, zero or more, and not without end."""
     return is_number(value) and 0 <= value < math.inf

@@ -6,6 +6,7 @@ the message back.  Time limits end in the builtin TimeoutError; a wrong argument
 
 from typing import Any
 
+from flowmesh.checks import is_seconds, require
 from flowmesh.message import Message
 
 __all__ = [
@@ -208,7 +209,6 @@ class RetryAfter(Exception):
     """A verdict that a handler raises: hand this message out again after `delay` seconds; counts for no limit."""
 
     def __init__(self, delay: float, *details: Any) -> None:
-        if not delay >= 0:
-            raise ValueError(f"delay must be zero or more seconds, not {delay!r}")
+        require(is_seconds(delay), "delay", "zero or more seconds", delay)
         super().__init__(delay, *details)
         self.delay = float(delay)

@@ -1,10 +1,9 @@
 """What is said about a schedule, checked where it is said: options, zones, cron lines, and the handle that comes of them."""
 
 import datetime
-import math
 import zoneinfo
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypedDict, TypeGuard, TypeVar, get_args, overload
+from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypedDict, TypeVar, get_args, overload
 
 from msgspec.structs import replace
 
@@ -15,7 +14,7 @@ from flowmesh._runtime.engine import Engine
 from flowmesh._runtime.exchange import Exchange
 from flowmesh._runtime.mailbox import Mailbox
 from flowmesh._runtime.scheduling import Schedule
-from flowmesh.checks import suggestion
+from flowmesh.checks import is_seconds, suggestion
 from flowmesh.errors import PreconditionFailed
 
 __all__ = [
@@ -89,8 +88,8 @@ def plan_every(seconds: float, options: EveryOptions) -> Plan:
     Raises:
         ValueError, TypeError: as `Declaring.every`.
     """
-    if not (_is_number(seconds) and seconds > 0):
-        raise ValueError(f"seconds must be more than zero, not {seconds!r}")
+    if not (is_seconds(seconds) and seconds > 0):
+        raise ValueError(f"seconds must be a finite number, more than zero, not {seconds!r}")
     _check_options(options, EveryOptions, "every")
     fixed_delay = options.get("fixed_delay", False)
     if fixed_delay:
@@ -156,9 +155,9 @@ def _check_options(options: Mapping[str, Any], known: type[Any], method: str) ->
         if name in _CHOICES and value not in _CHOICES[name] and not (name == "overlap" and value is None):
             listed = ", ".join(repr(choice) for choice in _CHOICES[name])
             raise ValueError(f"{name} must be one of {listed}, not {value!r}")
-        if name == "within" and value is not None and not (_is_number(value) and value > 0):
+        if name == "within" and value is not None and not (is_seconds(value) and value > 0):
             raise ValueError(f"within must be more than zero seconds, or None, not {value!r}")
-        if name == "jitter" and not (_is_number(value) and value >= 0):
+        if name == "jitter" and not is_seconds(value):
             raise ValueError(f"jitter must be zero or more seconds, not {value!r}")
         if name == "start" and value is not None and (not isinstance(value, datetime.datetime) or value.tzinfo is None):
             raise ValueError(f"start must be a datetime with a time zone, as in datetime.now(UTC), not {value!r}")
@@ -166,10 +165,6 @@ def _check_options(options: Mapping[str, Any], known: type[Any], method: str) ->
             raise ValueError(f"fixed_delay must be True or False, not {value!r}: the interval is the first argument")
     if options.get("catchup") == "none" and options.get("within") is not None:
         raise ValueError("with catchup='none' nothing is made up for: leave within= out")
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _zone(tz: object) -> datetime.tzinfo:

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from typing import Any
 
 import pytest
 
@@ -90,10 +91,10 @@ def test_reject_keeps_its_reason_as_text() -> None:
     assert (Reject("no").reason, Reject(5).reason, Reject().reason) == ("no", "5", "")
 
 
-@pytest.mark.parametrize("delay", [-1, -0.001, math.nan])
-def test_retry_after_a_negative_delay_is_a_value_error(delay: float) -> None:
+@pytest.mark.parametrize("delay", [-1, -0.001, math.nan, math.inf, 10**400, "3", True])
+def test_retry_after_what_is_no_delay_is_a_value_error(delay: Any) -> None:
     """It names the argument and what was given."""
-    with pytest.raises(ValueError, match=f"delay must be zero or more seconds, not {delay}"):
+    with pytest.raises(ValueError, match=f"delay must be zero or more seconds, not {delay!r}"):
         RetryAfter(delay)
 
 

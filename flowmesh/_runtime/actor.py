@@ -7,7 +7,7 @@ import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from threading import get_ident
-from typing import Any, Generic, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
 import anyio
 
@@ -21,6 +21,7 @@ from flowmesh._runtime.exchange import Home
 from flowmesh._runtime.ground import Ground
 from flowmesh._runtime.mailbox import Mailbox
 from flowmesh._runtime.worker import carries_trace, current_worker
+from flowmesh.checks import is_number, require
 from flowmesh.errors import ActorStopped, WrongBody
 from flowmesh.message import PLAIN, Message, Properties, Receipt
 
@@ -62,6 +63,17 @@ class Actor(Generic[Body, Reply]):
 
     def __repr__(self) -> str:
         return f"<Actor {self.name!r} on mailbox {self._box.name!r}>"
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Say what an attribute is for that only some actors have."""
+            if name == "at":
+                raise AttributeError(
+                    f"actor {self.name!r} has no instances to choose from: at() is for a class with by=, "
+                    "as in mesh.actor(Totals, by=lambda body: body.account)"
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
     @property
     def name(self) -> str:
@@ -249,8 +261,10 @@ class Actor(Generic[Body, Reply]):
             self.check_body(body)
         if self.cell.stopped:
             raise ActorStopped(f"actor {self.name!r} has been stopped: nobody would answer")
-        if timeout is not None and not timeout >= 0:
-            raise ValueError(f"timeout must be zero or more seconds, or None, not {timeout!r}")
+        if type(timeout) is not float or not timeout >= 0:
+            require(
+                timeout is None or (is_number(timeout) and timeout >= 0), "timeout", "zero or more seconds, or None", timeout
+            )
         if get_ident() != ground.thread or not box.is_open:
             ground.check_sender()
         now = ground.now()

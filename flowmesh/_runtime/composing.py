@@ -4,12 +4,11 @@ One list of options for everything that publishes; each is checked here, once.
 """
 
 import datetime
-import math
 from collections.abc import Mapping
 from typing import Any, Final, TypedDict, get_args
 
 from flowmesh._runtime.ground import Ground
-from flowmesh.checks import require, suggestion
+from flowmesh.checks import is_seconds, require, suggestion
 from flowmesh.message import PLAIN, Durability, Message, Properties
 from flowmesh.policies import Named, name_of
 
@@ -149,7 +148,7 @@ def _check(options: Mapping[str, Any]) -> None:
         if value is None:
             continue
         if name in ("ttl", "delay"):
-            require(_is_number(value) and value >= 0, name, "zero or more seconds", value)
+            require(is_seconds(value), name, "zero or more seconds", value)
         elif name == "priority":
             require(type(value) is int and 0 <= value <= 255, name, "a whole number from 0 to 255", value)
         elif name == "at":
@@ -184,7 +183,3 @@ def _is_headers(value: Any) -> bool:
 
 def _all_texts(names: Any) -> bool:
     return all(isinstance(name, str) for name in names)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value < math.inf

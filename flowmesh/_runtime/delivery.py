@@ -1,6 +1,5 @@
 """One delivery to a manual consumer, and what it needs of where it came from."""
 
-import math
 import warnings
 from typing import Final, Protocol
 
@@ -8,6 +7,7 @@ from flowmesh._core.commits import Ack, Back, Dead, Verdict
 from flowmesh._core.entry import Entry
 from flowmesh._core.mailbox import Mailbox
 from flowmesh._runtime.handover import Handover
+from flowmesh.checks import is_seconds, require
 from flowmesh.errors import AlreadySettled
 from flowmesh.message import Message
 
@@ -113,8 +113,7 @@ class Delivery:
             ValueError: a delay that is negative or not finite.
             StoreError: as `ack`.
         """
-        if not (delay >= 0 and math.isfinite(delay)):
-            raise ValueError(f"delay must be zero or more seconds, not {delay!r}")
+        require(is_seconds(delay), "delay", "zero or more seconds", delay)
         await self._settled_with(Back(delay, "handout"))
 
     async def reject(self, reason: str = "") -> None:

@@ -16,6 +16,7 @@ from flowmesh._runtime.classes import ClassHandler
 from flowmesh._runtime.ground import Ground
 from flowmesh._runtime.instance import Acting
 from flowmesh._runtime.reminding import check_own_body, check_watched, reminders_of, watch
+from flowmesh.checks import is_seconds, require
 from flowmesh.errors import PreconditionFailed
 from flowmesh.message import Message
 
@@ -44,8 +45,7 @@ class Effects:
             WrongBody: the actor does not take the message.
         """
         _check_name(name)
-        if not isinstance(delay, int | float) or not 0 <= delay < float("inf"):  # pyright: ignore[reportUnnecessaryIsInstance] - users get it wrong
-            raise ValueError(f"delay must be zero or more seconds, not {delay!r}")
+        require(is_seconds(delay), "delay", "zero or more seconds", delay)
         check_own_body(self._cell, body)
         self._deeds.append(lambda: reminders_of(self._ground, self._cell).set(name, delay, body, self._parent))
 

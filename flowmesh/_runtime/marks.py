@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias, TypeVar, cast, overload
 
 from msgspec import Struct
 
+from flowmesh.checks import is_seconds
 from flowmesh.errors import InvalidHandler
 
 __all__ = ["AfterMark", "Mark", "after", "enter", "mark_of", "marked", "marks_of", "on"]
@@ -140,7 +141,7 @@ def after(delay: float, /, *states: str, to: States = ()) -> Callable[[Marked], 
     Raises:
         InvalidHandler: no delay, no state, or no method.
     """
-    if isinstance(delay, bool) or not isinstance(delay, int | float):  # pyright: ignore[reportUnnecessaryIsInstance] - users get it wrong
+    if not is_seconds(delay):
         raise InvalidHandler(f"after needs a delay in seconds first, @after(30.0, 'open'), not {delay!r}")
     mark = AfterMark(_states("after", states), float(delay), _states("to", to), isinstance(to, str))
     if not mark.states:

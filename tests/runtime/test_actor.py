@@ -1,5 +1,6 @@
 """The public face of an actor: tell, ask, pause, resume, stop, a plain call, presets and options."""
 
+import math
 from datetime import timedelta
 from typing import Any
 
@@ -158,10 +159,27 @@ async def test_ask_refuses_what_makes_no_sense(option: str):
         options: Any = {option: 1}
         with pytest.raises(TypeError, match=f"ask takes no {option}"):
             await take.ask(Order(1), **options)
-        with pytest.raises(ValueError, match="timeout must be zero or more seconds, or None, not -1"):
-            await take.ask(Order(1), timeout=-1)
+        wrong: tuple[Any, ...] = (-1, -1.0, math.nan, "5", True, 10**400)
+        for timeout in wrong:
+            with pytest.raises(ValueError, match=f"timeout must be zero or more seconds, or None, not {timeout!r}"):
+                await take.ask(Order(1), timeout=timeout)
         assert counts(take.mailbox) == {}
         assert await take.ask(Order(1), timeout=5) is None
+
+
+async def test_only_a_class_with_by_has_instances():
+    """Another actor says what `at` is for."""
+    mesh = Mesh()
+
+    @mesh.actor
+    async def take(order: Order) -> None: ...
+
+    anything: Any = take
+    with pytest.raises(AttributeError, match=r"actor 'take' has no instances to choose from: at\(\) is for a class with by="):
+        anything.at("42")
+    with pytest.raises(AttributeError, match="'Actor' object has no attribute 'telll'"):
+        anything.telll(Order(1))
+    assert not hasattr(take, "at")
 
 
 async def test_before_start_and_after_stop():

@@ -88,6 +88,8 @@ _WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"delay": float("nan")}, ValueError, r"delay must be zero or more seconds, not nan"),
     ({"delay": float("inf")}, ValueError, r"delay must be zero or more seconds, not inf"),
     ({"delay": "1"}, ValueError, r"delay must be zero or more seconds, not '1'"),
+    ({"delay": 10**400}, ValueError, r"delay must be zero or more seconds, not 1000"),
+    ({"ttl": 10**400}, ValueError, r"ttl must be zero or more seconds, not 1000"),
     ({"delay": True}, ValueError, r"delay must be zero or more seconds, not True"),
     ({"ttl": -0.1}, ValueError, r"ttl must be zero or more seconds, not -0.1"),
     ({"at": _NAIVE}, ValueError, r"at must be a datetime with a time zone, not datetime.datetime\(2030"),
