@@ -22,7 +22,7 @@ from flowmesh._runtime.position import StateTimeout
 from flowmesh._runtime.signature import Annotations, Needs, named
 from flowmesh.errors import InvalidHandler
 
-__all__ = ["LIFE", "Action", "Living", "MachineHandler", "Unhandled"]
+__all__ = ["LIFE", "Action", "Living", "MachineHandler", "Unhandled", "untyped_data"]
 
 Unhandled = Literal["forbid", "refuse", "ignore"]
 Living = Callable[["MachineHandler", Any, object], AbstractAsyncContextManager[Any]]
@@ -47,6 +47,14 @@ class Action:
         self.needs = Needs(annotations, injected, _MEND)
         for parameter in annotations.parameters(_MEND):
             self.needs.add(parameter)
+
+
+def untyped_data(place: str, data: object) -> str:
+    """Say what is wrong with data whose type nobody knows, and how to mend it."""
+    return (
+        f"machine {place} has data without a type, and would lose them at a restart: annotate them in the class, "
+        f"data: {type(data).__name__}, with a frozen msgspec.Struct; or call the attribute something else"
+    )
 
 
 class MachineHandler(ClassHandler):
@@ -187,6 +195,8 @@ class MachineHandler(ClassHandler):
         for owner in self.kind.__mro__:
             annotation = vars(owner).get("__annotations__", {}).get("data")
             if annotation is None:
+                if "data" in vars(owner):
+                    raise InvalidHandler(untyped_data(self._place, vars(owner)["data"]))
                 continue
             module = getattr(sys.modules.get(owner.__module__), "__dict__", {})
             found = Annotations(owner, self._names, what="class", more=module).type_of(annotation)

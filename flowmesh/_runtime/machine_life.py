@@ -22,7 +22,7 @@ from flowmesh._runtime.context import ActorContext, Context, home_of, is_asked, 
 from flowmesh._runtime.effects import Effects, saved_state
 from flowmesh._runtime.ground import Ground
 from flowmesh._runtime.instance import Acting, Instance
-from flowmesh._runtime.machine_handler import LIFE, MachineHandler
+from flowmesh._runtime.machine_handler import LIFE, MachineHandler, untyped_data
 from flowmesh._runtime.machines import Machines
 from flowmesh._runtime.position import Change, Position, SavedMachine, StateTimeout
 from flowmesh._runtime.reminding import reminders_of
@@ -84,6 +84,8 @@ class Life:
                 f"machine {handler.place} says what its data is, and has none: write data: {named(handler.data_type)} = ..., "
                 "or set self.data in __init__"
             )
+        if handler.data_type is None and hasattr(instance, "data"):
+            raise InvalidHandler(untyped_data(handler.place, instance.data))
 
     def _decoded(self, data: Raw) -> Any:
         kind = self._handler.data_type

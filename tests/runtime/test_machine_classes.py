@@ -174,6 +174,24 @@ async def test_data_of_a_type_that_is_not_defined_yet() -> None:
         assert mesh.statistics().actors["Ahead"].state == "b"
 
 
+@pytest.mark.anyio
+async def test_data_that_only_the_instance_has() -> None:
+    """They would be lost at a restart, too: the start says so, and not the first restart by silence."""
+    mesh = Mesh("house")
+
+    class Forgetful(Machine, initial="a"):
+        def __init__(self) -> None:
+            self.data = LateData(1)
+
+        @on("a")
+        async def take(self, message: Open) -> None: ...
+
+    mesh.actor(Forgetful)
+    with pytest.raises(InvalidHandler, match=r"Forgetful has data without a type, .*data: LateData, with a frozen"):
+        async with mesh:
+            pytest.fail("it has started")
+
+
 def test_a_type_that_is_never_defined_is_named() -> None:
     """Where it is needed first."""
 
@@ -231,6 +249,7 @@ async def _entered(self: Any, message) -> None: ...  # type: ignore[no-untyped-d
         (lambda: type("Sub", (Entering,), {"entered": 3}), r"Sub: 'entered' is no method but 3"),
         (_machine(take=_take, data=Loose(), __annotations__={"data": Loose}), r"data of type Loose: .*frozen msgspec.Struct"),
         (_machine(take=_take, data=1, __annotations__={"data": int}), r"data of type int: .*frozen msgspec.Struct"),
+        (_machine(take=_take, data=LateData(1)), r"has data without a type, .*: annotate them in the class, data: LateData"),
         (lambda: type("Door", (Machine,), {"take": _take}, initial=""), r"initial must be the name of a state, not ''"),
         (lambda: type("Door", (Machine,), {"take": _take}, initial="a", unhandled="no"), r"must be 'forbid', 'refuse' or"),
         (lambda: type("Door", (Machine,), {"take": _take}, initial="a", postponed=0), r"postponed must be a whole number"),
