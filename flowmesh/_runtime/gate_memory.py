@@ -4,14 +4,13 @@ It is written with the commit of the turn that it comes from, so a handler that 
 copy may try again.  What does not matter any more is taken out of the store.  Everything else that gates know is about
 handlers of this process, or about copies, which lie in their mailbox.
 
-A value is kept if MessagePack gives it back equal: text, numbers, bytes, None, and tuples of these.  What is known of any
-other ends with the process.
+A value is kept if it is a lasting one.  What is known of any other ends with the process.
 """
 
 import functools
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -22,6 +21,7 @@ from flowmesh._core.entry import Entry
 from flowmesh._core.gates import Gates
 from flowmesh._runtime.cell import Cell
 from flowmesh._runtime.ground import Ground, Phase
+from flowmesh._runtime.lasting import LASTING, is_lasting, packed, unpacked
 
 __all__ = ["GATE", "GateMemory"]
 
@@ -29,7 +29,6 @@ GATE: Final = "gate"
 """The kind of what is kept: by actor, gate and value."""
 CORRECTED: Final = 0.001
 """Seconds by which something may be kept for too long: more says that a clock was set back, and is put right."""
-_PLAIN: Final = frozenset({str, int, float, bool, bytes, type(None)})
 
 
 class Remembered(Struct, frozen=True, array_like=True):
@@ -60,12 +59,13 @@ class GateMemory:
         for kind, key in [which for which in ledger.kept if which[0] == GATE]:
             try:
                 found = msgspec.msgpack.decode(ledger.kept.pop((kind, key)), type=Remembered)
-            except msgspec.DecodeError:
+                value = unpacked(found.value)
+            except ValueError:
                 continue  # A newer version knows what it is.
             if found.until <= wall:
                 over.append(Keep(GATE, key, None))
             else:
-                self._left.setdefault(found.actor, []).append(replace(found, value=_as_tuple(found.value)))
+                self._left.setdefault(found.actor, []).append(replace(found, value=value))
         self._write(over)
 
     def adopt(self, cell: Cell) -> None:
@@ -98,7 +98,7 @@ class GateMemory:
             Remembered(cell.name, number, type(state.policy).__name__, value, until + offset)
             for number, state in gates.lasting.items()
             for value, until in state.known()
-            if _is_plain(value)
+            if is_lasting(value)
         ]
 
     # What is to be kept
@@ -150,31 +150,19 @@ class GateMemory:
             self._named.add((cell.name, number))
             self._ground.log.warning(
                 "actor %r: by= of its %s gives a %s, which a store cannot give back: what it knows of that ends with the "
-                "process; give text, numbers, bytes or tuples of them (said once)",
+                "process; let it return %s (said once)",
                 cell.name,
                 gate,
                 type(value).__qualname__,
+                LASTING,
             )
 
 
 def _keep(found: Remembered, *, is_over: bool = False) -> Keep | None:
     """Return what keeps this, by a key of bounded length, or takes it out of the store; None if its value is not kept."""
-    if not _is_plain(found.value):
+    if not is_lasting(found.value):
         return None
-    try:
-        value = msgspec.msgpack.encode(found.value)
-    except (OverflowError, UnicodeEncodeError):
-        return None
+    found = replace(found, value=packed(found.value))
+    value = msgspec.msgpack.encode(found.value)
     key = f"{found.actor}/{found.number}/{hashlib.blake2b(value, digest_size=16).hexdigest()}"
     return Keep(GATE, key, None if is_over else msgspec.msgpack.encode(found))
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether MessagePack gives it back equal, its lists taken for tuples."""
-    if type(value) is tuple:
-        return all(map(_is_plain, cast("tuple[Any, ...]", value)))
-    return type(value) in _PLAIN and value == value  # noqa: PLR0124 - not a number is not equal to itself
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(map(_as_tuple, cast("list[Any]", value))) if isinstance(value, list) else value

@@ -1,15 +1,16 @@
 """Whose saved state it is, as a store knows it: a kind and a text.
 
-The state of an actor is kept by its name.  That of an instance for one value of `by=` is kept by the name and the value; so the
-value has to be one that MessagePack gives back equal, with the type that it had.
+The state of an actor is kept by its name.  That of an instance for one value of `by=` is kept by the name and the value, which
+has to be a lasting one.
 """
 
-from typing import Any, Final, cast
+from typing import Final
 
 import msgspec
 
 from flowmesh._core.commits import Owner
 from flowmesh._core.entry import NO_LANE
+from flowmesh._runtime.lasting import LASTING, is_lasting, packed, unpacked
 from flowmesh.errors import Unencodable
 
 __all__ = ["SAVED", "SAVED_OF", "key_of", "owner_of"]
@@ -18,7 +19,6 @@ SAVED: Final = "saved"
 """The kind under which the state of actors is kept."""
 SAVED_OF: Final = "saved of"
 """The kind under which that of instances is."""
-_PLAIN: Final = frozenset({type(None), bool, int, float, str, bytes})
 
 
 def key_of(owner: Owner) -> tuple[str, str]:
@@ -29,27 +29,18 @@ def key_of(owner: Owner) -> tuple[str, str]:
     """
     if owner.value is NO_LANE:
         return SAVED, owner.actor
-    if not _is_lasting(owner.value):
-        raise Unencodable(
-            f"the state of actor {owner.actor!r} for {owner.value!r} cannot be stored: let by= return a text, a number, bytes, "
-            "or a tuple of them"
-        )
-    return SAVED_OF, msgspec.msgpack.encode((owner.actor, owner.value)).hex()
+    if not is_lasting(owner.value):
+        raise Unencodable(f"the state of actor {owner.actor!r} for {owner.value!r} cannot be stored: let by= return {LASTING}")
+    return SAVED_OF, msgspec.msgpack.encode((owner.actor, packed(owner.value))).hex()
 
 
 def owner_of(kind: str, key: str) -> Owner:
-    """Return whose state is kept under this kind and key."""
+    """Return whose state is kept under this kind and key.
+
+    Raises:
+        ValueError: a newer version has written it.
+    """
     if kind == SAVED:
         return Owner(key)
     actor, value = msgspec.msgpack.decode(bytes.fromhex(key))
-    return Owner(actor, _as_tuples(value))
-
-
-def _is_lasting(value: Any) -> bool:
-    if type(value) is tuple:
-        return all(map(_is_lasting, cast("tuple[Any, ...]", value)))
-    return type(value) in _PLAIN
-
-
-def _as_tuples(value: Any) -> Any:
-    return tuple(map(_as_tuples, cast("list[Any]", value))) if isinstance(value, list) else value
+    return Owner(actor, unpacked(value))

@@ -4,6 +4,8 @@ A mailbox is durable when the mesh has a store, unless its options say otherwise
 in the store is taken up when a mailbox of that name is declared; until then it is kept, and shown.
 """
 
+import contextlib
+
 import anyio.lowlevel
 
 from flowmesh._core.commits import Publish
@@ -113,7 +115,9 @@ class Storing:
         ledger.kept = dict(contents.kept)
         contents.kept.clear()
         for which in [which for which in ledger.kept if which[0] in (SAVED, SAVED_OF)]:
-            ledger.saved[owner_of(*which)] = ledger.kept.pop(which)
+            with contextlib.suppress(ValueError):  # A newer version knows whose it is.
+                owner = owner_of(*which)
+                ledger.saved[owner] = ledger.kept.pop(which)
         self._take_up_timers(journal)
         for mailbox in every:
             self._convert(mailbox, None if mailbox.options.durable is False else self._shelf_of(mailbox, journal))

@@ -183,15 +183,15 @@ async def test_a_claim_that_is_over_does_not_stay_when_the_next_one_fails():
     assert kept(process.store) == []
 
 
-@pytest.mark.parametrize("value", ["text", 7, -1.5, b"bytes", None, True, ("a", (1, b"b"))])
+@pytest.mark.parametrize("value", ["text", 7, -1.5, b"bytes", None, True, uuid.UUID(int=1), ("a", (1, b"b"))])
 async def test_values_that_come_back_equal_are_kept(value: Any):
-    """Text, numbers, bytes, None, and tuples of these."""
+    """Text, numbers, bytes, None, UUIDs, and tuples of these."""
     process = Process(Once(by=lambda _: value, ttl=60.0))
     assert len(await process.live("x")) == 1
     assert await process.live("x") == []
 
 
-@pytest.mark.parametrize("value", [uuid.UUID(int=1), frozenset({1}), 1 << 70, "\udc80", ("a", uuid.UUID(int=1))])
+@pytest.mark.parametrize("value", [frozenset({1}), 1 << 70, "\udc80", ("a", frozenset({1}))])
 async def test_other_values_end_with_the_process(value: Any, caplog: pytest.LogCaptureFixture):
     """They work as ever while it lives, and the log says once what becomes of them."""
     process = Process(Once(by=lambda _: value, ttl=60.0))
