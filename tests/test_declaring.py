@@ -30,7 +30,11 @@ WRONG: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
     (lambda mesh: mesh.actor(_take, bind="orders"), InvalidBinding, "or a list of them, not 'orders'"),
     (lambda mesh: mesh.actor(_take, bind=[3]), InvalidBinding, "or a list of them, not 3"),
     (lambda mesh: mesh.mailbox("work", 3), TypeError, r"options of mailbox 'work' must be MailboxOptions\(...\), not 3"),
-    (lambda mesh: mesh.every("60", mesh.mailbox("work")), ValueError, "seconds must be more than zero, not '60'"),
+    (
+        lambda mesh: mesh.every("60", mesh.mailbox("work")),
+        ValueError,
+        "seconds must be a finite number, more than zero, not '60'",
+    ),
     (lambda mesh: mesh.actor(_Desk.take), InvalidHandler, r"declare it with an instance, mesh.actor\(thing.method\)"),
     (
         lambda mesh: mesh.source(_poll),

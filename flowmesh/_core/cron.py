@@ -36,7 +36,7 @@ class CronLine:
         ValueError: the line cannot be read, or never comes; it names the line and the mend.
     """
 
-    __slots__ = ("_is_fixed", "_simulation", "line", "zone")
+    __slots__ = ("_is_fixed", "_known", "_simulation", "line", "zone")
 
     def __init__(self, line: str, zone: datetime.tzinfo) -> None:
         self.line = line
@@ -58,10 +58,19 @@ class CronLine:
             ) from None
         except StopIteration:
             raise ValueError(f"cron line {line!r} never comes: no year has such a day") from None
+        self._known: tuple[float, float] | None = None  # a moment, and the first due time after it
         self._is_fixed = not (fields[0].startswith("*") or fields[1].startswith("*"))
 
     def after(self, moment: float) -> float | None:
         """Return its first due time after `moment`, or None if there is none within fifty years."""
+        known = self._known
+        if known is not None and known[0] <= moment < known[1]:
+            return known[1]  # Each fire asks for the same one three times: ten microseconds each.
+        due = self._after(moment)
+        self._known = None if due is None else (moment, due)
+        return due
+
+    def _after(self, moment: float) -> float | None:
         second = math.floor(moment)
         offset = self._offset(second)
         while True:

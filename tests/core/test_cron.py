@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flowmesh._core.cron import CronLine
 
@@ -253,3 +255,21 @@ def test_a_bad_line_names_itself_and_the_mend(line: str, text: str) -> None:
     """It fails where it is made, with what is wrong and what is right."""
     with pytest.raises(ValueError, match=text):
         CronLine(line, UTC)
+
+
+@given(
+    st.sampled_from(["* * * * *", "*/30 * * * *", "30 2 * * *", "0 9 * * mon-fri", "0 */6 * * *", "15 1-3 * * sun"]),
+    st.sampled_from(["UTC", "Europe/Berlin", "Australia/Lord_Howe"]),
+    st.lists(st.integers(-9_000, 9_000), min_size=2, max_size=12),
+    st.sampled_from(["2026-03-29T01:00Z", "2026-10-25T01:00Z", "2026-04-04T15:00Z"]),  # changes of these zones
+)
+def test_the_order_of_questions_does_not_matter(line: str, zone: str, minutes: list[int], near: str) -> None:
+    """What it remembers of the last answer is what it would find again, also where clocks change."""
+    base = datetime.datetime.fromisoformat(near).timestamp()
+    one = CronLine(line, zoneinfo.ZoneInfo(zone))
+    for minute in minutes:
+        moment = base + minute * 60 / 7
+        due = one.after(moment)
+        assert due == CronLine(line, zoneinfo.ZoneInfo(zone)).after(moment)
+        assert due is not None
+        assert one.after(due) == CronLine(line, zoneinfo.ZoneInfo(zone)).after(due)

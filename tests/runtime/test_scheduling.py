@@ -299,7 +299,7 @@ async def test_wrong_declarations_name_the_mend():
         pass
 
     for seconds in (0, -1, float("inf"), float("nan")):
-        with pytest.raises(ValueError, match="seconds must be more than zero, not"):
+        with pytest.raises(ValueError, match="seconds must be a finite number, more than zero, not"):
             mesh.every(seconds, work, body=1)
     with pytest.raises(ValueError, match=r"overlap must be one of .skip., .queue., .cancel., .allow., not .never."):
         mesh.every(1, work, body=1, overlap="never")  # pyright: ignore[reportArgumentType, reportCallIssue]
