@@ -144,8 +144,9 @@ class Mailbox(Aside):
         for item in self._ready_items(heads_only=not self.options.priorities):
             age = now - item.since if isinstance(item, Entry) else wall - item.timestamp
             oldest = age if oldest is None else max(oldest, age)
+        ready = self.ready - self.pinned
         return MailboxStatistics(
-            ready=self.ready,
+            ready=ready,
             leased=self.leased,
             delayed=self.delayed,
             entered=self.entered,
@@ -155,7 +156,7 @@ class Mailbox(Aside):
             dropped=self.dropped,
             withdrawn=self.withdrawn,
             purged=self.purged,
-            over=max(0, self.ready - self.options.capacity),
+            over=max(0, ready - self.options.capacity),
             oldest_age=None if oldest is None else max(0.0, oldest),
             consumers=self.consumers,
             standby=max(0, self.consumers - 1) if self.options.single_active else 0,

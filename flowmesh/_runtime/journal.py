@@ -12,8 +12,9 @@ What comes back is dealt with in a callback of the event loop, not in a task: wh
 out, when all tasks of the mesh have been cancelled.
 """
 
+import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from flowmesh._core.commits import (
@@ -364,15 +365,25 @@ class Journal:
         if not self._ground.storing:
             self._ground.parking.wake(self._written)
 
-    async def until_read(self, mailbox: Mailbox) -> None:
-        """Wait until all of a mailbox without a limit in memory has been read.
+    async def until_read(self, mailboxes: Iterable[Mailbox]) -> None:
+        """Wait until what comes first of each mailbox has been read: a window; of one without a limit in memory, all.
 
         Cancellation: none.
         """
-        shelf = mailbox.shelf
-        if shelf is not None:
+        shelves = [mailbox.shelf for mailbox in mailboxes]
+        left = [(shelf, shelf.horizon) for shelf in shelves if shelf is not None and shelf.is_reading]
+
+        def is_over() -> bool:
+            while left and self.broken is None:
+                shelf, horizon = left[-1]
+                if shelf.tail if shelf.window == math.inf else shelf.is_reading and shelf.horizon == horizon:
+                    return False
+                left.pop()
+            return True
+
+        if left:
             self._reader = Waiter()
-            await self._ground.parking.outwait(self._reader, lambda: not shelf.tail or self.broken is not None)
+            await self._ground.parking.outwait(self._reader, is_over)
             self._reader = None
 
     def _settle(self, commit: Commit, batch: Batch, then: Then, error: StoreError | None) -> None:
@@ -436,6 +447,7 @@ class Journal:
 
     def _load(self, mailbox: Mailbox, shelf: Shelf, rows: list[Row] | StoreError, limit: int) -> None:
         if mailbox.shelf is not shelf:
+            shelf.is_reading = False
             return
         if isinstance(rows, StoreError):
             shelf.is_reading = False

@@ -119,14 +119,17 @@ class Mailbox:
         ground = self._engine.ground
         if self.core.options.durable is not False:
             self._engine.storing.check_open(f"what lies in mailbox {self.name!r}")
-        ready = self.core.ready
+        ready = self.core.ready - self.core.pinned
         ground.ledger.commit(Purge(self.core), now=self._engine.ground.moment()[0])
         self.core.refresh()
         ground.look_idle()
         return ready
 
     def peek(self, limit: int = 10) -> list[Message]:
-        """Return up to `limit` ready messages in the order of their hand-out; nothing changes."""
+        """Return up to `limit` ready messages in the order of their hand-out; nothing changes.
+
+        Of a durable mailbox those that are in memory: the first 512, once the mesh has been entered.
+        """
         return self.core.peek(limit)
 
     def statistics(self) -> MailboxStatistics:

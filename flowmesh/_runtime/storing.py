@@ -228,15 +228,16 @@ class Storing:
         return shelf
 
     async def start_reading(self) -> None:
-        """Read what comes first of every mailbox, for it runs; wait for the dead letters, which are looked through.
+        """Read what comes first of every mailbox, and all dead letters, which are looked through, and wait for it.
 
         Cancellation: none.
         """
         ledger = self._ground.ledger
         if self.journal is not None:
-            for mailbox in (ledger.dead_letters, *self._ground.router.mailboxes.values()):
+            mailboxes = [ledger.dead_letters, *self._ground.router.mailboxes.values()]
+            for mailbox in mailboxes:
                 ledger.replenish(mailbox)
-            await self.journal.until_read(ledger.dead_letters)
+            await self.journal.until_read(mailboxes)
 
     def check_open(self, what: str) -> None:
         """Refuse to change what is stored while the store is closed: it would be there again.

@@ -39,6 +39,46 @@ def adds_up(mesh: Mesh, name: str) -> bool:
 # What comes back
 
 
+async def test_what_comes_first_is_at_hand_once_the_mesh_is_entered():
+    """For those who look, or take, without waiting; and a mailbox that is full drops, not only a moment later."""
+    store = Planted()
+    options = MailboxOptions(capacity=3, overflow="drop_oldest")
+    first = shop(store)
+    first.mailbox("work")
+    first.mailbox("latest", options)
+    async with first:
+        for number in range(6):
+            await first.exchange("").publish(number, "work")
+            await first.exchange("").publish(number, "latest")
+    second = shop(store)
+    work, latest = second.mailbox("work"), second.mailbox("latest", options)
+    async with second:
+        assert [message.body for message in work.peek(10)] == [0, 1, 2, 3]  # its window
+        delivery = work.get_nowait()
+        assert delivery.message.body == 0
+        await delivery.ack()
+        await second.exchange("").publish(6, "latest")
+        assert [message.body for message in latest.peek(10)] == [4, 5, 6]
+        assert latest.statistics().dropped == 1
+
+
+async def test_what_is_purged_is_gone_at_once():
+    """For those who ask, before it is written; what is purged twice is counted once."""
+    mesh = shop(Planted())
+    work = mesh.mailbox("work")
+    async with mesh:
+        for number in range(6):  # more than a window
+            await mesh.exchange("").publish(number, "work")
+        assert work.purge() == 6
+        assert work.statistics().ready == 0
+        assert work.peek() == []
+        assert work.purge() == 0
+        await mesh.idle()
+        await mesh.exchange("").publish(7, "work")
+        assert (work.statistics().purged, work.statistics().ready) == (6, 1)
+        assert adds_up(mesh, "work")
+
+
 async def test_what_was_published_is_handled_by_the_next_mesh():
     """Messages lie in the store when their mesh has stopped; another one with the same actor handles them, in order."""
     store, seen = Planted(), list[int]()
@@ -56,7 +96,7 @@ async def test_what_was_published_is_handled_by_the_next_mesh():
         seen.append(number)
 
     async with second:
-        assert second.statistics().mailboxes["work"].ready == 20
+        assert second.statistics().mailboxes["work"].entered == 20
         await second.idle()
         assert adds_up(second, "work")
     assert seen == list(range(20))
