@@ -11,8 +11,8 @@ class MailboxStatistics(Struct, frozen=True):
     Now: `ready` to be handed out, `leased`, `delayed` (put back until later), `over` (ready copies above capacity),
     `oldest_age` (seconds since the oldest ready copy entered, None when empty). Ever: `entered`, and how copies ended:
     `acked`, `dead` (went to a dead-letter exchange or to `mesh.dead_letters`), `expired`, `dropped`, `withdrawn` (its asker
-    left), `purged`. entered = ready + leased + delayed + acked + dead + expired + dropped + withdrawn + purged; with a store, a copy
-    that is not handed out any more, because its end is being written, is in none of them until it has been.
+    left), `purged`. entered = ready + leased + delayed + acked + dead + expired + dropped + withdrawn + purged; with a store, a
+    copy that is not handed out any more, because its end is being written, is in none of them until it has been.
     `consumers`: actors and `consume` blocks on it; `standby` of them wait to take over, with `single_active`.
     """
 

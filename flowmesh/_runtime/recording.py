@@ -17,6 +17,7 @@ from flowmesh._core.entry import Entry
 from flowmesh._core.mailbox import Mailbox
 from flowmesh._runtime.cell import Cell
 from flowmesh._runtime.classes import ClassHandler
+from flowmesh._runtime.fidelity import difference, is_certain
 from flowmesh.errors import StoreCorrupt, Unencodable
 from flowmesh.message import PLAIN, Death, Encoded, Fire, Message, Properties, type_name
 
@@ -182,6 +183,7 @@ class Recording:
             )
             try:
                 self._encoder.encode(more)
+                self._check_headers(more.headers)
             except Exception as error:
                 raise Unencodable(
                     f"{_where(mailbox)} cannot store {self._culprit(more)} of message {message.id}: {error}; give it a text, a "
@@ -221,11 +223,19 @@ class Recording:
         body = self._decode_body(found.type, found.body, mailbox)
         return Message(found.prefix, found.serial, body, found.exchange, found.key, found.timestamp, found.origin, properties)
 
+    def _check_headers(self, headers: dict[str, Any]) -> None:
+        """Raise what says that a header would come back as something else."""
+        if any(type(value) not in _PLAIN for value in headers.values()):
+            for value in headers.values():
+                told = difference(value, msgspec.msgpack.decode(self._encoder.encode(value)))
+                if told is not None:
+                    raise TypeError(told)
+
     def _culprit(self, more: More) -> str:
         """Return what of properties that cannot be encoded is in the way: the first such header, or something else."""
         for name, value in more.headers.items():
             try:
-                self._encoder.encode({name: value})
+                self._check_headers({name: value})
             except Exception:  # noqa: BLE001 - whatever it is, it is this header's
                 return f"header {name!r}"
         return "a property"
@@ -240,7 +250,7 @@ class Recording:
         name = self._names[mailbox].get(kind)
         try:
             if name is None:
-                name = self._name_of(body, kind, mailbox)
+                return self._encode_checked(body, kind, mailbox)
             return name, self._encoder.encode(body)
         except Exception as error:
             raise Unencodable(
@@ -250,15 +260,23 @@ class Recording:
                 message=message,
             ) from error
 
-    def _name_of(self, body: Any, kind: type[Any], mailbox: Mailbox | None) -> str:
-        """Return the name of a body's type, once it is certain that it would come back as such."""
+    def _encode_checked(self, body: Any, kind: type[Any], mailbox: Mailbox | None) -> tuple[str, bytes]:
+        """Return the name of a body's type, and it encoded, once it is certain that it would come back as what it is."""
         name = type_name(kind)
         found = self._find(name, mailbox)
-        if (found is not None and (found is kind or getattr(found, "__origin__", None) is kind)) or kind in _PLAIN:
+        encoded = self._encoder.encode(body)
+        if found is not None and (found is kind or getattr(found, "__origin__", None) is kind):
+            if is_certain(found):
+                self._names[mailbox][kind] = name
+            elif (told := difference(body, msgspec.msgpack.decode(encoded, type=found))) is not None:
+                raise TypeError(f"{told}: annotate what it is made of")
+        elif kind in _PLAIN:
             self._names[mailbox][kind] = name
-        elif kind not in _CONTAINERS or not _is_plain(body):
+        elif kind not in _CONTAINERS:
             raise TypeError("no actor of the mesh takes that type")
-        return name
+        elif (told := difference(body, msgspec.msgpack.decode(encoded))) is not None:
+            raise TypeError(told)
+        return name, encoded
 
     def _decode_body(self, name: str, data: Raw, mailbox: Mailbox | None) -> Any:
         found = self._find(name, mailbox)
@@ -285,14 +303,6 @@ class Recording:
 
 
 _BUILTIN: Final = frozenset(type_name(kind) for kind in (*_PLAIN, *_CONTAINERS))
-
-
-def _is_plain(body: Any) -> bool:
-    """Whether MessagePack gives it back as it is, all through."""
-    kind = cast("type[Any]", type(body))
-    if kind is dict:
-        return all(type(key) is str and _is_plain(body[key]) for key in body)
-    return all(map(_is_plain, body)) if kind is list else kind in _PLAIN
 
 
 def _types_of(cells: Iterable[Cell]) -> dict[str, Any]:
