@@ -5,11 +5,13 @@ way to the store, waiting retries, and the actors that are held or not ready yet
 value calls `look`.
 """
 
+import math
 from collections.abc import Callable
 
 import anyio
 
 from flowmesh._core.commits import Release
+from flowmesh._core.mailbox import Mailbox
 from flowmesh._runtime.cell import Cell
 from flowmesh._runtime.ground import Ground, Phase
 from flowmesh._runtime.instance import Acting
@@ -38,7 +40,10 @@ class Quiescence:
     @property
     def is_idle(self) -> bool:
         """Nothing is under way, retries and what gates hold included."""
-        return self._is_quiet and not self._ground.ledger.delayed and not self._gates_hold(None)
+        ledger = self._ground.ledger
+        if not self._is_quiet or self._gates_hold(None):
+            return False
+        return not ledger.delayed or (_is_closed(ledger.dead_letters) and not self._has_retries(math.inf))
 
     @property
     def _is_quiet(self) -> bool:
@@ -49,7 +54,7 @@ class Quiescence:
             and not ground.parked_senders
             and not ground.storing
             and not any(
-                cell.box.ready and not (cell.paused or cell.stopped or cell.standby)
+                cell.box.ready and not (cell.paused or cell.stopped or cell.standby or _is_closed(cell.box))
                 for cell in (*self._room.held, *self.entering, *self.resting)
             )
             and not any(  # What gates hold is looked at where that is asked for.
@@ -60,14 +65,16 @@ class Quiescence:
 
     def is_drained(self, deadline: float) -> bool:
         """Nothing is under way that could end before the deadline."""
-        ledger = self._ground.ledger
         if not self._is_quiet:
             return False
         if self._gates_hold(deadline):
             return False
-        if not ledger.delayed:
-            return True
-        return not any(isinstance(timer.action, Release) and timer.due <= deadline for timer in ledger.timers)
+        return not (self._ground.ledger.delayed and self._has_retries(deadline))
+
+    def _has_retries(self, deadline: float) -> bool:
+        """A copy waits for its retry, which comes by then, and will be handed out."""
+        releases = ((timer.action, timer.due) for timer in self._ground.ledger.timers if isinstance(timer.action, Release))
+        return any(due <= deadline and not _is_closed(release.mailbox) for release, due in releases)
 
     def _gates_hold(self, deadline: float | None) -> bool:
         """A gate of an actor that is not paused holds something: that may go before the deadline, or at all."""
@@ -130,6 +137,11 @@ class Quiescence:
 
     def _count_idlers(self) -> None:
         self._ground.has_idlers = bool(self._idlers)
+
+
+def _is_closed(box: Mailbox) -> bool:
+    """Nothing of it is handed out any more: its store is broken."""
+    return box.shelf is not None and box.shelf.is_closed
 
 
 async def wait_until(

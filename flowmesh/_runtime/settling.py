@@ -206,6 +206,7 @@ class Settling:
             cell.rests = False
             self.resting.discard(cell)
             self.open(cell)
+            self._ground.look_idle()  # Its store may be broken: then it does nothing more.
 
         timers.set(self._ground.now() + seconds, go_on)
 

@@ -406,6 +406,31 @@ async def test_a_broken_store_confirms_and_hands_out_nothing_more(caplog: pytest
     assert done == [1]
 
 
+async def test_a_broken_store_is_not_waited_for():
+    """A mesh with a turn that could not be written, and one that waits for its retry, is idle, and drains, at once."""
+    store, done = Planted(), list[int]()
+    mesh = Mesh("shop", store=store, grace=30)
+
+    @mesh.actor(retry=Retry(5, initial=10, jitter="none"))
+    async def work(number: int) -> None:
+        done.append(number)
+        if number == 1:
+            raise ValueError(number)
+        store.refuses = lambda batch: StoreError("the disk has gone")
+
+    start = anyio.current_time()
+    async with mesh:
+        await work.tell(1)
+        await settled()
+        await work.tell(2)
+        await settled()
+        await mesh.idle()
+    assert done == [1, 2]
+    assert mesh.report is not None
+    assert mesh.report.unhandled == {"work": 2}
+    assert anyio.current_time() - start < 1
+
+
 async def test_expiry_in_a_broken_store_does_not_spin():
     """What is due and cannot be written is tried again after a while, not at once."""
     store = Planted()
