@@ -327,6 +327,14 @@ class Journal(Protocol):
         """
         ...
 
+    def check_process(self) -> None:
+        """Refuse what a fork of the mesh's process asks for.
+
+        Raises:
+            ForkedProcessError: this is one.
+        """
+        ...
+
     def read(self, mailbox: Mailbox, /) -> None:
         """Read the next copies of a mailbox's tail; they are given to `Ledger.load`."""
         ...

@@ -15,6 +15,7 @@ out, when all tasks of the mesh have been cancelled.
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
+from os import getpid
 from typing import Final
 
 from flowmesh._core.commits import (
@@ -42,7 +43,7 @@ from flowmesh._runtime.owners import key_of
 from flowmesh._runtime.parking import Waiter
 from flowmesh._runtime.recording import Recording
 from flowmesh._runtime.unions import Unions
-from flowmesh.errors import StoreCorrupt, StoreError, StoreFull, Unencodable
+from flowmesh.errors import ForkedProcessError, StoreCorrupt, StoreError, StoreFull, Unencodable
 from flowmesh.message import Message
 from flowmesh.ports import Store
 
@@ -61,8 +62,8 @@ class Journal:
     """The way to the store of one run of a mesh. `ground.storing`: batches and readings that have not come back.
 
     `note_broken` is called when nothing is confirmed any more; `broken` says why. `is_full`: the last batch that grows
-    found no room. `timers`: ids of deferred messages that are stored. `undo` and `reopen`: as for Unions. `is_busy`: there are
-    actors that have something to do at once.
+    found no room. `quarantined`: copies that were damaged when they were to be read. `timers`: ids of deferred messages that
+    are stored. `undo` and `reopen`: as for Unions. `is_busy`: there are actors that have something to do at once.
     """
 
     def __init__(
@@ -80,7 +81,9 @@ class Journal:
         self._store = store
         self.recording = recording
         self.broken: StoreError | None = None
+        self._process = getpid()
         self.is_full = False
+        self.quarantined = 0
         self.timers: set[int] = set()
         self._setting: dict[int, bool] = {}  # timers on their way to the store: whether they have been cancelled meanwhile
         self._returned: deque[Callable[[], None]] = deque()
@@ -100,6 +103,19 @@ class Journal:
             undo=undo,
             reopen=reopen,
         )
+
+    def check_process(self) -> None:
+        """Refuse what a fork of the mesh's process asks for.
+
+        Raises:
+            ForkedProcessError: this is one.
+        """
+        if getpid() != self._process:
+            name = self._ground.name
+            raise ForkedProcessError(
+                f"the store of mesh {name!r} belongs to the process that this one (pid {getpid()}) is a fork of: use it there, "
+                "or start this one without fork"
+            )
 
     # To the store
 
@@ -485,6 +501,8 @@ class Journal:
             loaded.append((entry, due))
         through = rows[-1].number if rows else 0
         is_last = len(rows) < limit
+        if is_last and not (mailbox.deleted or shelf.discards):
+            self.quarantined += max(0, shelf.tail - len(rows))
         self._ground.ledger.load(mailbox, loaded, now, through=through, unusable=unusable, is_last=is_last)
 
     # The end

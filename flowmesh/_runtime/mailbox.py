@@ -115,12 +115,16 @@ class Mailbox:
 
         Raises:
             NotRunning: it is durable, and the mesh does not run.
+            StoreError: it is durable, and its store takes nothing more.
+            ForkedProcessError: it is durable, and this is a fork of the mesh's process.
         """
         ground = self._engine.ground
         if self.core.options.durable is not False:
             self._engine.storing.check_open(f"what lies in mailbox {self.name!r}")
+        if ground.ledger.journal is not None:
+            ground.ledger.journal.check_process()
         ready = self.core.ready - self.core.pinned
-        ground.ledger.commit(Purge(self.core), now=self._engine.ground.moment()[0])
+        ground.ledger.commit(Purge(self.core), now=ground.moment()[0], strict=True)
         self.core.refresh()
         ground.look_idle()
         return ready

@@ -276,6 +276,7 @@ class Pulling:
             PreconditionFailed: an actor is fed from the mailbox.
             NotFound: the mailbox has been deleted.
             Left: the window has been closed.
+            ForkedProcessError: what is in the store belongs to the process that this one is a fork of.
         """
         ground = self._ground
         if ground.phase in (Phase.NEW, Phase.STARTING):
@@ -287,6 +288,8 @@ class Pulling:
                 f"mesh {ground.name!r} runs in another thread: pull with anyio.from_thread.run(mailbox.get), "
                 "or from_thread.run_sync(mailbox.get_nowait)"
             )
+        if ground.ledger.journal is not None and self.mailbox.shelf is not None:
+            ground.ledger.journal.check_process()
         if self._taken_by is not None:
             raise PreconditionFailed(
                 f"mailbox {self.mailbox.name!r} now feeds actor {self._taken_by!r}: bind a mailbox of its own to pull from"

@@ -97,7 +97,8 @@ class StoreStatistics(Struct, frozen=True):
 
     `durability`: what a confirmed message survives. `in_flight`: commits and readings that are under way. `is_broken`: it has
     failed, and confirms nothing more until the mesh is started anew. `unclaimed`: stored messages of mailboxes that nothing
-    declares any more. `quarantined`: rows that are not what was once written, when it was opened.
+    declares any more. `quarantined`: rows that are not what was once written, as far as they
+    have been read.
     """
 
     durability: Durability

@@ -306,5 +306,5 @@ class Storing:
             in_flight=self._ground.storing,
             is_broken=self.journal is not None and self.journal.broken is not None,
             unclaimed=dict(self.unclaimed),
-            quarantined=self._contents.quarantined,
+            quarantined=self._contents.quarantined + (0 if self.journal is None else self.journal.quarantined),
         )

@@ -21,7 +21,7 @@ store = App(
     name="store",
     help="""Look at the file of a store, and mend it. No process may have it open.
 
-    Exit codes: 0, 1 when something of the file is damaged, or 2 when it is in use, not there, or no store.
+    Exit codes: 0, 1 when something of the file is damaged or in quarantine, or 2 when it is in use, not there, or no store.
     """,
     help_format="markdown",
 )
@@ -77,9 +77,10 @@ def check(file: Path, /) -> int:
         lines.append(f"and {found.more:,} more")
     if found.quarantined:
         lines.append(f"{many(found.quarantined, 'row')} in quarantine: damaged, and kept aside")
-    lines.append("sound" if found.is_sound else f"damaged: `flowmesh store salvage {file} NEW` copies what is good")
+    sound = "sound, but for what is in quarantine" if found.quarantined else "sound"
+    lines.append(sound if found.is_sound else f"damaged: `flowmesh store salvage {file} NEW` copies what is good")
     show(Text("\n".join(lines)), console())
-    return 0 if found.is_sound else EXIT_FAILED
+    return 0 if found.is_sound and not found.quarantined else EXIT_FAILED
 
 
 @store.command

@@ -126,7 +126,9 @@ def test_one_row_is_one_row(shop: Path, flowmesh: Flowmesh) -> None:
     """What is counted is in the singular where there is one of it."""
     damage(shop)
     flowmesh("store", "salvage", str(shop), "new.db")
-    assert "\n1 row in quarantine: damaged, and kept aside\n" in flowmesh("store", "check", "new.db").out
+    outcome = flowmesh("store", "check", "new.db")
+    assert "\n1 row in quarantine: damaged, and kept aside\nsound, but for what is in quarantine\n" in outcome.out
+    assert outcome.code == 1
 
 
 def test_salvage(shop: Path, flowmesh: Flowmesh) -> None:

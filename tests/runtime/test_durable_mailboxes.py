@@ -1,6 +1,8 @@
 """Durable mailboxes: what outlives a run, and a process; in which order it comes back, and what says that it came before."""
 
 import logging
+import sqlite3
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -8,7 +10,16 @@ import pytest
 from msgspec import Struct
 
 from flowmesh import Context, MailboxOptions, Mesh, Reject, Retry
-from flowmesh.errors import AlreadySettled, MeshStopped, NotRunning, PreconditionFailed, StoreLocked, Unencodable
+from flowmesh.errors import (
+    AlreadySettled,
+    ForkedProcessError,
+    MeshStopped,
+    NotRunning,
+    PreconditionFailed,
+    StoreError,
+    StoreLocked,
+    Unencodable,
+)
 from flowmesh.stores import MemoryStore
 from flowmesh.testing import advance, settled
 from tests.runtime.stores import Planted, engine_of
@@ -60,6 +71,60 @@ async def test_what_comes_first_is_at_hand_once_the_mesh_is_entered():
         await second.exchange("").publish(6, "latest")
         assert [message.body for message in latest.peek(10)] == [4, 5, 6]
         assert latest.statistics().dropped == 1
+
+
+async def test_what_is_damaged_is_counted_in_the_run_that_finds_it(tmp_path: Path):
+    """It is in quarantine then, and not handed out."""
+    path = tmp_path / "shop.db"
+    for is_first in (True, False):
+        mesh = Mesh("shop", store=path)
+        work = mesh.mailbox("work")
+        async with mesh:
+            if is_first:
+                for number in range(3):
+                    await mesh.exchange("").publish(number, "work")
+            else:
+                assert [message.body for message in work.peek()] == [0, 2]
+                numbers = mesh.statistics().store
+                assert numbers is not None
+                assert numbers.quarantined == 1
+        connection = sqlite3.connect(path, isolation_level=None)
+        connection.execute("UPDATE copies SET record = x'00' WHERE number = (SELECT min(number) + 1 FROM copies)")
+        connection.close()
+
+
+async def test_a_fork_gets_an_error(monkeypatch: pytest.MonkeyPatch):
+    """From whatever looks at what is stored: it belongs to the process that the mesh runs in."""
+    mesh = shop(Planted())
+    work = mesh.mailbox("work")
+    async with mesh:
+        await mesh.exchange("").publish(1, "work")
+        with monkeypatch.context() as fork:
+            fork.setattr("flowmesh._runtime.journal.getpid", lambda: 4711)
+            for call in (work.purge, work.get_nowait):
+                with pytest.raises(ForkedProcessError, match=r"belongs to the process that this one \(pid 4711\) is a fork of"):
+                    call()
+            with pytest.raises(ForkedProcessError):
+                await work.get()
+            with pytest.raises(ForkedProcessError):
+                async with work.consume():
+                    pytest.fail("it consumes")
+        assert work.purge() == 1
+
+
+async def test_a_purge_that_cannot_be_written_is_refused():
+    """Nobody is told that something is gone which the next run has again."""
+    store = Planted()
+    mesh = shop(store)
+    work = mesh.mailbox("work")
+    async with mesh:
+        await mesh.exchange("").publish(1, "work")
+        store.refuses = lambda batch: StoreError("the disk has gone")
+        with pytest.raises(StoreError):
+            await mesh.exchange("").publish(2, "work")
+        with pytest.raises(StoreError, match="gone"):
+            work.purge()
+        assert work.statistics().ready == 1
 
 
 async def test_what_is_purged_is_gone_at_once():
