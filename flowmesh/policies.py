@@ -64,7 +64,8 @@ class MailboxOptions(Policy, frozen=True):
         dead_letter: the exchange (or its name) that dead copies are published to. Looked up when used; if it is missing
             or routes nowhere the copy rests in `mesh.dead_letters`.
         dead_letter_key: their routing key; None keeps the key they had.
-        max_deliveries: hand-outs that may end without a verdict before the copy is a dead letter (`delivery_limit`).
+        max_deliveries: hand-outs that may end without a verdict before the copy is a dead letter (`delivery_limit`). With 1 and
+            a store, each hand-out is written by itself before its handler starts, one after another.
         single_active: of several consumers (actors, or `consume` blocks) only the first is handed messages, however busy; when
             it stops or leaves, the next takes over. A paused one stays the active one: its messages wait.
         durable: whether its copies are stored. None: if the mesh has a store; True: the mesh must have one; False: never.

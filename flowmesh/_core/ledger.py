@@ -288,7 +288,8 @@ class Ledger(Planning):
                 self._watch_expiry(mailbox)
                 return
             shelf.horizon = number
-        if is_shelved and entry.number:  # What was read meanwhile is of lower priority.
+        # What was read meanwhile is of lower priority, if it was to be shelved.
+        if entry.number and (is_shelved or mailbox.marks_each):
             entry.alone = MARK_ALONE
             shelf.lone += 1
         mailbox.put(entry)

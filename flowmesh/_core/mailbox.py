@@ -130,6 +130,11 @@ class Mailbox(Aside):
         """There may be a copy to hand out: look. False only if there is none."""
         return bool(self.fresh or self.heap) and (self.shelf is None or not self.shelf.is_blocked)
 
+    @property
+    def marks_each(self) -> bool:
+        """Each of its stored copies is marked by itself: one death of a process would make dead letters of all its window."""
+        return self.options.max_deliveries == 1
+
     def has_room(self, copies: int = 1) -> bool:
         """That many more copies fit in, those of prepared commits counted."""
         return self.ready + self.arriving + copies <= self.options.capacity
@@ -468,7 +473,7 @@ class Mailbox(Aside):
         if shelf is not None:
             self.limit = -1
             used = len(self.heap) + self.aside + self.pinned
-            is_quick = self.is_open and simple and options.ttl is None and not (self.tracked or self.deleted)
+            is_quick = self.is_open and simple and options.ttl is None and not (self.tracked or self.deleted or self.marks_each)
             shelf.set_quick(options.capacity - used if is_quick else -1)
             self.careful = not simple or bool(self.heap) or shelf.lone > 0 or shelf.is_blocked
             return

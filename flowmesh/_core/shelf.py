@@ -7,7 +7,7 @@ and are read as the window empties.  So a mailbox costs memory for a window, how
 
 What is in memory may be handed out: its mark was written with it, or when it was read (see records.Line).  Only a copy that
 may have killed a process before is `alone`: it is marked by itself, when it is its turn, so that its neighbours are not
-suspected of what it does.  Meanwhile nothing is handed out.
+suspected of what it does; and each copy of a mailbox that hands out once at most.  Meanwhile nothing is handed out.
 
 A copy that enters is in memory only when it is known to be on disk.  Whether it will be there is decided when its commit is
 prepared, so it is counted from then on: `arriving`, or `coming` into the tail.  A copy that is not stored (an ask, say) has a

@@ -112,11 +112,16 @@ class DeadLetters:
 
         Raises:
             NotRunning: the mesh has a store, and does not run.
+            StoreError: its store takes nothing more.
+            ForkedProcessError: it has a store, and this is a fork of its process.
         """
         ground = self._engine.ground
         self._engine.storing.check_open("what rests among the dead letters")
+        if ground.ledger.journal is not None:
+            ground.ledger.journal.check_process()
         entries = self._find((), mailbox, reason, None)
-        ground.ledger.commit(Purge(ground.ledger.dead_letters, only=tuple(entries)), now=self._engine.ground.moment()[0])
+        purge = Purge(ground.ledger.dead_letters, only=tuple(entries))
+        ground.ledger.commit(purge, now=ground.moment()[0], strict=True)
         return len(entries)
 
     def statistics(self) -> MailboxStatistics:

@@ -488,6 +488,8 @@ class Journal:
                 entry.redelivered = trial.redelivered
                 entry.alone = SUSPECT if trial.marked else MARK_ALONE
                 due = None if trial.due is None else trial.due - offset
+            elif mailbox.marks_each:
+                entry.alone = MARK_ALONE
             elif shelf.is_suspect(row.number):
                 entry.handouts, entry.redelivered, entry.alone = 1, True, SUSPECT
             if entry.handouts >= mailbox.options.max_deliveries:

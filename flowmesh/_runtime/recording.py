@@ -264,18 +264,15 @@ class Recording:
         """Return the name of a body's type, and it encoded, once it is certain that it would come back as what it is."""
         name = type_name(kind)
         found = self._find(name, mailbox)
+        if found is None or (found is not kind and getattr(found, "__origin__", None) is not kind):
+            if kind not in _PLAIN and kind not in _CONTAINERS:
+                raise TypeError("no actor of the mesh takes that type")
+            found = kind
         encoded = self._encoder.encode(body)
-        if found is not None and (found is kind or getattr(found, "__origin__", None) is kind):
-            if is_certain(found):
-                self._names[mailbox][kind] = name
-            elif (told := difference(body, msgspec.msgpack.decode(encoded, type=found))) is not None:
-                raise TypeError(f"{told}: annotate what it is made of")
-        elif kind in _PLAIN:
+        if is_certain(found):
             self._names[mailbox][kind] = name
-        elif kind not in _CONTAINERS:
-            raise TypeError("no actor of the mesh takes that type")
-        elif (told := difference(body, msgspec.msgpack.decode(encoded))) is not None:
-            raise TypeError(told)
+        elif (told := difference(body, msgspec.msgpack.decode(encoded, type=found))) is not None:
+            raise TypeError(f"{told}: annotate what it is made of")
         return name, encoded
 
     def _decode_body(self, name: str, data: Raw, mailbox: Mailbox | None) -> Any:

@@ -85,6 +85,45 @@ async def test_nothing_of_its_mailbox_is_in_hand_with_it(retry: Retry | None) ->
 
 
 @pytest.mark.parametrize("slots", [1, SLOTS])
+async def test_one_that_is_handed_out_once_at_most(slots: int) -> None:
+    """With `max_deliveries=1` a death ends what was in hand with it, and nothing else of its mailbox."""
+    options = MailboxOptions(max_deliveries=1)
+    handled: list[int] = []
+
+    def three(mesh: Mesh, hung: anyio.Event) -> Any:
+        running = 0
+
+        @mesh.actor(concurrency=slots, mailbox=options)
+        async def handle(number: int) -> None:
+            nonlocal running
+            if len(handled) < 2:
+                handled.append(number)
+                return
+            running += 1
+            if running == slots:
+                hung.set()
+            await anyio.sleep_forever()
+
+        return handle
+
+    hung = anyio.Event()
+    store = await dies(Planted(), lambda mesh: three(mesh, hung), hung, range(9))
+    mesh = Mesh("shop", store=store)
+    later: list[int] = []
+
+    @mesh.actor(mailbox=options)
+    async def handle(number: int) -> None:
+        later.append(number)
+
+    async with mesh:
+        await mesh.idle()
+        dead = [message.body for message in mesh.dead_letters.list()]
+    assert handled == [0, 1]
+    assert sorted(dead) == list(range(2, 2 + slots))
+    assert later == list(range(2 + slots, 9))
+
+
+@pytest.mark.parametrize("slots", [1, SLOTS])
 async def test_it_goes_on_after_a_plain_ack(slots: int) -> None:
     """Acks that are written together end the solitude as well: the next one is handed out."""
     options = MailboxOptions(max_deliveries=5)
