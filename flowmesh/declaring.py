@@ -32,6 +32,7 @@ from flowmesh._runtime.mailbox import Mailbox
 from flowmesh._runtime.middleware import Middleware, checked_middleware
 from flowmesh._runtime.signature import locals_of_caller
 from flowmesh._runtime.sources import Source
+from flowmesh.checks import require
 from flowmesh.errors import InvalidBinding, InvalidHandler, PreconditionFailed
 from flowmesh.options import check_gathering, check_options
 from flowmesh.plans import second_schedule
@@ -118,6 +119,7 @@ class Declaring:
         *,
         alternate: Exchange | str | None = None,
         internal: bool | None = None,
+        durable: bool | None = None,
         arguments: Mapping[str, Any] | None = None,
     ) -> Exchange:
         """Declare an exchange, or find the one of that name.
@@ -127,21 +129,28 @@ class Declaring:
             type: "direct" unless given.
             alternate: the exchange (or its name) that gets what this one routes nowhere; looked up when used.
             internal: only exchanges may route to it; publishing to it raises AccessRefused.
+            durable: whether messages that are deferred to it are stored until they are due. None: if the mesh has a store;
+                True: the mesh must have one; False: never. What lies in mailboxes is theirs to keep.
             arguments: for type "hash": {"hash-header": name} hashes that header of a message instead of its key.
 
         Raises:
-            PreconditionFailed: it is declared differently, or the type is unknown, or takes no such arguments.
+            PreconditionFailed: it is declared differently, or the type is unknown, or takes no such arguments; or it is to be
+                durable, and the mesh runs without a store.
             AccessRefused: the default exchange cannot be declared differently.
             ValueError: a name that is too long.
         """
         engine = self._engine
+        require(durable in (None, True, False), "durable", "True, False, or None", durable)
+        engine.storing.check_exchange(name, durable=durable)
         other = alternate if alternate is None or isinstance(alternate, str) else alternate.name
-        core = engine.ground.router.declare_exchange(name, type, alternate=other, internal=internal, arguments=arguments)
+        core = engine.ground.router.declare_exchange(
+            name, type, alternate=other, internal=internal, durable=durable, arguments=arguments
+        )
         face: Exchange | None = engine.faces.get(core)
         if face is None or face.core.deleted:
             face = face or Exchange(engine, core, self._home)
             engine.faces[core] = face
-            self._keep(ExchangeDeclaration(face, name, type, other, internal, arguments))
+            self._keep(ExchangeDeclaration(face, name, type, other, internal, durable, arguments))
         return face
 
     def mailbox(self, name: str, options: MailboxOptions | None = None) -> Mailbox:

@@ -327,6 +327,10 @@ class Journal(Protocol):
         """
         ...
 
+    def is_lasting(self, message: Message, /) -> bool:
+        """Whether a deferred message is stored."""
+        ...
+
     def check_process(self) -> None:
         """Refuse what a fork of the mesh's process asks for.
 

@@ -21,10 +21,11 @@ class Exchange:
 
     `routes` is a cache of whole routes by key, alternates and further exchanges included; a hit needs no look at anything
     else. The router fills it, bounds it, and empties it whenever a route may have changed; it stays empty while a route
-    could depend on headers. `unroutable` counts messages that it routed nowhere. `arguments`: what its type was told.
+    could depend on headers. `unroutable` counts messages that it routed nowhere. `durable`: as `MailboxOptions.durable`, of
+    messages that are deferred to it. `arguments`: what its type was told.
     """
 
-    __slots__ = ("alternate", "arguments", "deleted", "internal", "name", "routes", "table", "type", "unroutable")
+    __slots__ = ("alternate", "arguments", "deleted", "durable", "internal", "name", "routes", "table", "type", "unroutable")
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class Exchange:
         *,
         alternate: str | None = None,
         internal: bool = False,
+        durable: bool | None = None,
         arguments: Arguments | None = None,
     ) -> None:
         self.name = name
@@ -41,6 +43,7 @@ class Exchange:
         self.table = table
         self.alternate = alternate
         self.internal = internal
+        self.durable = durable
         self.arguments: Arguments = arguments or {}
         self.deleted = False
         self.unroutable = 0

@@ -59,6 +59,7 @@ class Router:
         *,
         alternate: str | None = None,
         internal: bool | None = None,
+        durable: bool | None = None,
         arguments: Arguments | None = None,
     ) -> Exchange:
         """Declare an exchange, or find it: by its name alone, or declared again equally.
@@ -68,6 +69,7 @@ class Router:
             type: "direct" if left out.
             alternate: the name of the exchange that gets what this one has no match for; it need not exist.
             internal: only exchanges may route to it.
+            durable: whether messages that are deferred to it are stored; None: if there is a store.
             arguments: what its type is told (see `index_of`); copied.
 
         Raises:
@@ -76,7 +78,7 @@ class Router:
             ValueError: the name is no text, or too long.
         """
         _check_text("the name of an exchange", name)
-        by_name_alone = type is None and alternate is None and internal is None and arguments is None
+        by_name_alone = type is None and alternate is None and internal is None and durable is None and arguments is None
         if name == "":
             if not by_name_alone:
                 raise AccessRefused("the default exchange cannot be declared: ask for it by its name alone, exchange('')")
@@ -90,11 +92,13 @@ class Router:
         arguments = copied(arguments or {})
         found = self.exchanges.get(name)
         if found is None:
-            found = Exchange(name, type, Table(index), alternate=alternate, internal=internal, arguments=arguments)
+            found = Exchange(
+                name, type, Table(index), alternate=alternate, internal=internal, durable=durable, arguments=arguments
+            )
             self.exchanges[name] = found
             self._forget_routes()
         elif not by_name_alone:
-            asked = {"type": type, "alternate": alternate, "internal": internal, "arguments": arguments}
+            asked = {"type": type, "alternate": alternate, "internal": internal, "durable": durable, "arguments": arguments}
             declared = {name: getattr(found, name) for name in asked}
             _check_equal(f"exchange {name!r}", declared, asked)
         return found

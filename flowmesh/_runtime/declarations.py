@@ -84,7 +84,8 @@ class ExchangeDeclaration(Struct, frozen=True, eq=False):
     type: str | None
     alternate: str | None
     internal: bool | None
-    arguments: Mapping[str, Any] | None = None
+    durable: bool | None
+    arguments: Mapping[str, Any] | None
 
     def check(self, engine: Engine) -> None:
         """Refuse one that is declared differently there."""
@@ -100,8 +101,14 @@ class ExchangeDeclaration(Struct, frozen=True, eq=False):
         self.handle.attach(engine, self._declare(engine))
 
     def _declare(self, engine: Engine) -> CoreExchange:
+        engine.storing.check_exchange(self.name, durable=self.durable)
         return engine.ground.router.declare_exchange(
-            self.name, self.type, alternate=self.alternate, internal=self.internal, arguments=self.arguments
+            self.name,
+            self.type,
+            alternate=self.alternate,
+            internal=self.internal,
+            durable=self.durable,
+            arguments=self.arguments,
         )
 
 

@@ -240,7 +240,7 @@ class Journal:
 
     def adopt_timer(self, timer: Timer) -> None:
         """Store a deferred message that has been in memory only."""
-        if self._is_lasting(timer.action):
+        if self.is_lasting(timer.action):
             try:
                 record = self._deferred(timer.action, timer.due, on_wall=timer.on_wall)
             except Unencodable as error:
@@ -280,7 +280,7 @@ class Journal:
                     trial = Trial(failures, handouts, due=due + self._ground.wall_offset)
                     batch.trials.append((entry.number, trial))
                 case SetTimer(defer, number):
-                    if self._is_lasting(defer.action.message):
+                    if self.is_lasting(defer.action.message):
                         record = self._deferred(defer.action.message, defer.due, on_wall=defer.on_wall)
                         batch.timers.append((number, record))
                         self.timers.add(number)
@@ -311,10 +311,11 @@ class Journal:
         self._ground.log.error("%s; message %s is kept in memory only", error, entry.message.id)
         entry.number = 0
 
-    def _is_lasting(self, message: Message) -> bool:
-        """A deferred message is stored, unless it goes straight to a mailbox that is not."""
+    def is_lasting(self, message: Message) -> bool:
+        """A deferred message is stored, unless it goes to an exchange, or straight to a mailbox, that is not durable."""
         if message.exchange:
-            return True
+            exchange = self._ground.router.find_exchange(message.exchange)
+            return exchange is None or exchange.durable is not False
         mailbox = self._ground.router.find_mailbox(message.key)
         return mailbox is None or mailbox.shelf is not None
 

@@ -304,12 +304,18 @@ class Sending:
         if due is None:
             return None
         require: Durability = options.get("require") or "none"
-        if _LEVELS.index(ground.durability) < _LEVELS.index(require):
-            raise DurabilityUnavailable(
-                f"message {messages[0].id} requires {require!r}, and a deferred message of {ground.label} survives "
-                f"{ground.durability!r}: give the mesh a store of that level, or require less",
-                message=messages[0],
-            )
+        journal = ground.ledger.journal
+        for message in messages if require != "none" else ():
+            survives = ground.durability if journal is not None and journal.is_lasting(message) else "none"
+            if _LEVELS.index(survives) < _LEVELS.index(require):
+                where = f"exchange {message.exchange!r}" if message.exchange else f"mailbox {message.key!r}"
+                is_left_out = _LEVELS.index(ground.durability) >= _LEVELS.index(require)
+                mend = "declare that without durable=False" if is_left_out else "give the mesh a store of that level"
+                raise DurabilityUnavailable(
+                    f"message {message.id} requires {require!r}, and what is deferred to {where} of {ground.label} survives "
+                    f"{survives!r}: {mend}, or require less",
+                    message=message,
+                )
         defers = [
             Defer(
                 PublishDue(ground.router.find_exchange(message.exchange), message, message.properties.ttl),

@@ -58,13 +58,15 @@ class Storing:
         Cancellation: it is opened or not; `close` may be called in any case.
 
         Raises:
-            PreconditionFailed: a mailbox must be durable, and there is no store.
+            PreconditionFailed: a mailbox, or an exchange, must be durable, and there is no store.
             StoreError: it cannot be opened; the reason is named.
         """
         store, mailboxes = self.store, self._ground.router.mailboxes.values()
         if store is None:
             for mailbox in mailboxes:
-                self._check_store(mailbox)
+                self._check_store("mailbox", mailbox.name, durable=mailbox.options.durable)
+            for exchange in self._ground.router.exchanges.values():
+                self._check_store("exchange", exchange.name, durable=exchange.durable)
             return
         self._contents = await call_in_thread(store.open)
         self._is_open = True
@@ -74,12 +76,21 @@ class Storing:
             raise self._too_many(new[-1])
         await anyio.lowlevel.checkpoint_if_cancelled()
 
-    def _check_store(self, mailbox: Mailbox) -> None:
-        if mailbox.options.durable and self.store is None:
+    def _check_store(self, kind: str, name: str, *, durable: bool | None) -> None:
+        if durable and self.store is None:
             raise PreconditionFailed(
-                f"mailbox {mailbox.name!r} is declared durable, and {self._ground.label} has no store: give it one, "
+                f"{kind} {name!r} is declared durable, and {self._ground.label} has no store: give it one, "
                 "Mesh(..., store='some.db'), or leave durable= out"
             )
+
+    def check_exchange(self, name: str, *, durable: bool | None) -> None:
+        """Refuse an exchange that is declared while the mesh runs, and must be durable, if there is no store.
+
+        Raises:
+            PreconditionFailed: naming it.
+        """
+        if self._ground.thread is not None:
+            self._check_store("exchange", name, durable=durable)
 
     def take_up(self) -> None:
         """Go on with what is stored; the mesh is about to run."""
@@ -180,7 +191,7 @@ class Storing:
         """
         if self._ground.thread is None:
             return
-        self._check_store(mailbox)
+        self._check_store("mailbox", mailbox.name, durable=mailbox.options.durable)
         if self.journal is not None and mailbox.shelf is None and mailbox.options.durable is not False:
             self._convert(mailbox, self._shelf_of(mailbox, self.journal))
             self._ground.ledger.replenish(mailbox)

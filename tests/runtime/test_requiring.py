@@ -5,9 +5,9 @@ import datetime
 import anyio
 import pytest
 
-from flowmesh import DurabilityUnavailable, Encoded, MailboxOptions, MemoryStore, Mesh, Receipt, Unencodable
+from flowmesh import DurabilityUnavailable, Encoded, MailboxOptions, MemoryStore, Mesh, Part, Receipt, Unencodable
 from flowmesh._core.records import Batch
-from flowmesh.errors import ForkedProcessError, StoreError
+from flowmesh.errors import ForkedProcessError, PreconditionFailed, StoreError
 from flowmesh.message import Durability
 from flowmesh.testing import settled
 from tests.runtime.stores import Planted
@@ -73,17 +73,67 @@ async def test_less_than_is_required_is_refused(durability: Durability, enough: 
                 await exchange.publish(1, "work", require=level)
             assert refused.value.message is not None
             assert refused.value.message.body == 1
-            with pytest.raises(DurabilityUnavailable, match="deferred message of mesh 'shop' survives"):
+            with pytest.raises(DurabilityUnavailable, match="deferred to mailbox 'work' of mesh 'shop' survives '"):
                 await exchange.publish(1, "work", require=level, delay=1.0)
             with pytest.raises(DurabilityUnavailable, match="fleeting"):
                 await exchange.publish(1, "fleeting", require=level)
         for level in enough:
             with pytest.raises(DurabilityUnavailable, match="declare it without durable=False, or require less"):
                 await exchange.publish(1, "fleeting", require=level)
+            with pytest.raises(DurabilityUnavailable, match="declare that without durable=False, or require less"):
+                await exchange.publish(1, "fleeting", require=level, delay=1.0)
         with pytest.raises(DurabilityUnavailable, match="await the send"):
             exchange.publish_nowait(1, "work", require="process")
         await mesh.idle()
         assert mesh.statistics().mailboxes["work"].entered == len(enough)
+
+
+async def test_what_is_deferred_to_an_exchange_that_is_not_durable_is_not_stored():
+    """Its receipt says so, more is refused, and the next run knows nothing of it; what lies in mailboxes is theirs to keep."""
+    store = MemoryStore(durability="process")
+    for is_first in (True, False):
+        mesh = Mesh("shop", store=store)
+        kept, fleeting = mesh.exchange("kept", "fanout", durable=True), mesh.exchange("fleeting", "fanout", durable=False)
+        work = mesh.mailbox("work")
+        kept.bind(work)
+        fleeting.bind(work)
+        async with mesh:
+            if is_first:
+                assert (await kept.publish(1, delay=60.0)).durability == "process"
+                assert (await fleeting.publish(2, delay=60.0)).durability == "none"
+                assert (await fleeting.publish(3)).durability == "process"
+                with pytest.raises(DurabilityUnavailable, match=r"deferred to exchange 'fleeting' .* without durable=False"):
+                    await fleeting.publish(4, delay=60.0, require="process")
+            else:
+                assert [message.body for message in work.peek()] == [3]
+                assert [timer.message.body for timer in mesh.timers.list()] == [1]
+
+
+async def test_an_exchange_that_must_be_durable():
+    """Needs a store, when the mesh starts or while it runs; declared differently it is refused, in a part as well."""
+    mesh = Mesh("shop")
+    mesh.exchange("kept", durable=True)
+    with pytest.raises(
+        PreconditionFailed, match="exchange 'kept' is declared durable, and mesh 'shop' has no store: give it one"
+    ):
+        async with mesh:
+            pytest.fail("it has started")
+    running = Mesh("shop")
+    running.exchange("plain", durable=False)
+    with pytest.raises(PreconditionFailed, match="durable"):
+        running.exchange("plain", durable=True)
+    assert running.exchange("plain").name == "plain"
+    with pytest.raises(ValueError, match="durable must be True, False, or None, not 'yes'"):
+        running.exchange("other", durable="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - refused
+    part = Part("parts")
+    part.exchange("of part", durable=True)
+    async with running:
+        with pytest.raises(PreconditionFailed, match="exchange 'late' is declared durable"):
+            running.exchange("late", durable=True)
+    running.add(part)
+    with pytest.raises(PreconditionFailed, match="exchange 'of part' is declared durable"):
+        async with running:
+            pytest.fail("it has started")
 
 
 async def test_a_level_that_is_none_is_refused():

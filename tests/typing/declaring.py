@@ -174,7 +174,8 @@ def topology() -> None:
     mesh.exchange("s", "hash", arguments="tenant")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     mesh.exchange("x", "topc")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     mesh.exchange("x", type=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    mesh.exchange("x", durable=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    assert_type(mesh.exchange("k", durable=True), Exchange)
+    mesh.exchange("x", durable="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
     box = mesh.mailbox(
         "box", MailboxOptions(capacity=1, overflow="drop_oldest", ttl=1.0, dead_letter=orders, dead_letter_key="")
