@@ -120,14 +120,14 @@ class Gathering:
                 if not ground.ledger.has_lapsed(box, item, now) and self._is_admitted(item, now):
                     self._let_wait(item, now)
             core.give_way(now)
-            found = core.hand_out(now, everything=self._drains)
+            found = core.hand_out(now, everything=self._drains) if self._is_due(now) else None
         finally:
             box.refresh()
             box.tell_room()
             ground.ledger.replenish(box)
         if isinstance(found, BatchLease):
             self.flushed[found.reason] = self.flushed.get(found.reason, 0) + 1
-        if cell.running < cell.slots and core.is_due(now, everything=self._drains):
+        if cell.running < cell.slots and self._is_due(now):
             cell()  # Another worker may have it.
         return found
 
@@ -155,10 +155,20 @@ class Gathering:
         """Tell whether something is due; if not, see to it that the actor is listed when it is."""
         now = self._ground.now()
         self._core.give_way(now)
-        if self._core.is_due(now, everything=self._drains):
+        if self._is_due(now):
             return True
         self._set_timer()
         return False
+
+    def _is_due(self, now: float) -> bool:
+        """There is something to hand out; of what is not full, once the copies behind it have been looked at."""
+        return (not self._awaits_mark or self._core.has_full) and self._core.is_due(now, everything=self._drains)
+
+    @property
+    def _awaits_mark(self) -> bool:
+        """A copy is being marked by itself before it is looked at; then the mailbox tells."""
+        shelf = self._cell.box.shelf
+        return shelf is not None and shelf.marking is not None
 
     def settled(self, lease: BatchLease) -> None:
         """Take the news that a batch has been settled."""
@@ -184,7 +194,7 @@ class Gathering:
 
     def _set_timer(self) -> None:
         timers, due = self._ground.ledger.timers, self._core.next_due()
-        if due is None or (self._timer is not None and self._timer.is_set and self._timer.due <= due):
+        if due is None or self._awaits_mark or (self._timer is not None and self._timer.is_set and self._timer.due <= due):
             return
         if self._timer is not None:
             timers.cancel(self._timer)
@@ -192,7 +202,7 @@ class Gathering:
 
     def _wake(self, now: float) -> None:
         self._timer = None
-        if self._core.is_due(now, everything=self._drains):
+        if self._is_due(now):
             self._cell()
         else:
             self._set_timer()

@@ -12,7 +12,7 @@ import anyio.lowlevel
 import pytest
 from msgspec import Struct
 
-from flowmesh import ActorContext, Batch, Context, Debounce, Limit, MailboxOptions, Mesh, Request, Retry, on
+from flowmesh import Actor, ActorContext, Batch, Context, Debounce, Limit, MailboxOptions, Mesh, Request, Retry, on
 from flowmesh._core.records import Batch as Written
 from flowmesh.errors import StoreError, StoreFull, Unencodable
 from flowmesh.testing import History, advance, explore, running, settled
@@ -646,3 +646,42 @@ async def commits_in_flight() -> None:
 def test_commits_in_flight_in_any_order():
     """No order loses, doubles or reorders a copy."""
     explore(commits_in_flight, seeds=200)
+
+
+@pytest.mark.parametrize("rule", [Debounce(0.3, max_wait=5.0), Batch(4, within=0.3)])
+async def test_what_gathers_waits_for_the_copies_that_are_still_to_be_marked(rule: Debounce | Batch):
+    """After a crash each copy is marked by itself before it is looked at; the ones before it do not go alone meanwhile."""
+    seen: list[Any] = []
+    store = Planted()
+
+    def shop(store: Planted) -> tuple[Mesh, Actor[Any, Any]]:
+        mesh = Mesh("shop", store=store, grace=0)
+
+        async def work(body: Any) -> None:
+            seen.append(body)
+
+        work.__annotations__["body"] = list[int] if isinstance(rule, Batch) else int
+        options: Any = {"batch": rule} if isinstance(rule, Batch) else {"debounce": rule}
+        actor: Actor[Any, Any] = mesh.actor(work, **options)
+        actor.pause()
+        return mesh, actor
+
+    first, _ = shop(store)
+    async with first:
+        await first.exchange("").publish_many([(number, "work") for number in range(4)])
+        left = store.image()
+    second, work = shop(left)
+    async with second:
+        left.is_held = True
+        work.resume()
+        early: list[Any] = []
+        for _ in range(3):  # One mark after another is written, and longer than they wait for each other.
+            await advance(1.0)
+            left.let_go()
+            left.is_held = True
+            await settled()
+            early += seen
+        left.let_go()
+        await second.idle()
+    assert early == []
+    assert seen == ([[0, 1, 2, 3]] if isinstance(rule, Batch) else [3])
