@@ -43,13 +43,14 @@ class Blocker(Struct, frozen=True):
 
     `who`: an actor, with its message if it has one in hand, or a source; None for other code of the application. `place`:
     file:line and function. `stack`: the frames of the call, as a traceback shows them. `call`: two looks with the same
-    `who` and `call` have seen the same call.
+    `who` and `call` have seen the same call. `mesh`: whose it is; None if `who` is.
     """
 
     who: str | None
     place: str
     stack: str
     call: int
+    mesh: str | None = None
 
     def is_same(self, other: "Blocker | None") -> bool:
         """Both looks have seen the same call."""
@@ -80,6 +81,7 @@ def find_blocker(thread: int) -> Blocker | None:
         place=place,
         stack="".join(shown.format()).rstrip("\n"),
         call=id(frames[-1]),
+        mesh=None if frame is None else _mesh(frame.f_locals),
     )
 
 
@@ -109,6 +111,10 @@ def _actor(names: Mapping[str, Any]) -> str | None:
 def _keeper(names: Mapping[str, Any]) -> str | None:
     keeper = names.get("keeper")
     return None if keeper is None else f"actor {keeper.cell.name!r} (as it starts or stops)"
+
+
+def _mesh(names: Mapping[str, Any]) -> str | None:
+    return names["self"]._ground.name if "self" in names else None
 
 
 def _source(names: Mapping[str, Any]) -> str | None:

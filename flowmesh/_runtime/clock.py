@@ -11,7 +11,7 @@ from collections.abc import Callable
 import anyio
 import trio
 
-__all__ = ["SystemClock"]
+__all__ = ["SystemClock", "is_time_virtual"]
 
 _FAITHFUL = ("uvloop", "winloop")  # Event loops with a `time` of their own that nevertheless is real time.
 
@@ -56,6 +56,11 @@ class SystemClock:
         Cancellation: leaves nothing behind.
         """
         await anyio.sleep(max(seconds, 0))
+
+
+def is_time_virtual() -> bool:
+    """Tell whether the time of the running event loop is virtual: a test's."""
+    return (_trio_time() if trio.lowlevel.in_trio_task() else _asyncio_time())[1]
 
 
 def _nothing() -> None:

@@ -13,9 +13,9 @@ from typing import Final
 from msgspec import Struct
 
 from flowmesh._core.mailbox import Mailbox
+from flowmesh._runtime.blocking import Blocker
 from flowmesh._runtime.cell import Cell
 from flowmesh._runtime.ground import Ground
-from flowmesh._runtime.watchdog import Watchdog
 from flowmesh.message import Message
 
 __all__ = ["EXIT_CLEAN", "EXIT_HANDED_BACK", "EXIT_HARD", "PATIENCE", "DrainReport", "HardExit", "deferred_in", "report_on"]
@@ -103,7 +103,7 @@ def _stored(ground: Ground) -> int:
 
 
 class HardExit:
-    """Ends the process when a drain does not end by itself; its watchdog names who blocks the loop.
+    """Ends the process when a drain does not end by itself, and names who keeps it from that.
 
     It uses threads and real time, since a handler may block the event loop; only `serve` has one. May be used from any thread.
 
@@ -111,14 +111,16 @@ class HardExit:
         name: of the mesh.
         log: where the last words go.
         running: names the handlers that run.
-        watchdog: watches the loop, from the first `arm` at the latest, to `disarm`.
+        find: tells what the application does in the loop's thread.
     """
 
-    def __init__(self, name: str, log: logging.Logger, running: Callable[[], list[str]], watchdog: Watchdog) -> None:
+    def __init__(
+        self, name: str, log: logging.Logger, running: Callable[[], list[str]], find: Callable[[], Blocker | None]
+    ) -> None:
         self._name = name
         self._log = log
         self._running = running
-        self._watchdog = watchdog
+        self._find = find
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
         self._due = math.inf
@@ -126,7 +128,6 @@ class HardExit:
     def arm(self, seconds: float) -> None:
         """Exit hard that many seconds from now; of several limits the earliest stands, and infinity is none."""
         with self._lock:
-            self._watchdog.start()
             due = time.monotonic() + seconds
             if due >= self._due:
                 return
@@ -137,10 +138,9 @@ class HardExit:
             self._timer.start()
 
     def disarm(self) -> None:
-        """Do not exit, and watch no more."""
+        """Do not exit."""
         with self._lock:
             self._cancel()
-            self._watchdog.stop()
 
     def _cancel(self) -> None:
         self._due = math.inf
@@ -156,7 +156,7 @@ class HardExit:
         os._exit(EXIT_HARD)
 
     def _say_why(self) -> None:
-        running, blocker = self._running(), self._watchdog.find()
+        running, blocker = self._running(), self._find()
         reasons = [f"{handler} still runs" for handler in running if blocker is None or handler != blocker.who]
         if blocker is not None:
             reasons.insert(0, f"{blocker.who or 'something of the application'} holds the event loop at {blocker.place}")

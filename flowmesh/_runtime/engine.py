@@ -21,6 +21,7 @@ from flowmesh._runtime.asking import Ask, Asks
 from flowmesh._runtime.cancellation import without_cancellation
 from flowmesh._runtime.cell import Cell
 from flowmesh._runtime.classes import ClassHandler
+from flowmesh._runtime.clock import is_time_virtual
 from flowmesh._runtime.drain import PATIENCE, DrainReport, HardExit, deferred_in, report_on
 from flowmesh._runtime.driver import Driver
 from flowmesh._runtime.dumping import dump
@@ -30,7 +31,7 @@ from flowmesh._runtime.instances import Instances
 from flowmesh._runtime.keeper import Keepers, current_keeping
 from flowmesh._runtime.middleware import Middleware
 from flowmesh._runtime.observing import Observing
-from flowmesh._runtime.parking import Waiter, parking_here
+from flowmesh._runtime.parking import Parking, Waiter, parking_here
 from flowmesh._runtime.providing import Providing
 from flowmesh._runtime.quiescence import Quiescence, wait_until
 from flowmesh._runtime.recording import Recording
@@ -46,6 +47,7 @@ from flowmesh._runtime.supervising import Groups
 from flowmesh._runtime.tracing import start_tracing, stop_tracing
 from flowmesh._runtime.turns import Turns
 from flowmesh._runtime.waiting import Waits
+from flowmesh._runtime.watchdog import WATCH, Watchdog
 from flowmesh._runtime.worker import current_worker, turn_here
 from flowmesh.errors import InvalidHandler, MeshStopped, PreconditionFailed
 from flowmesh.ports import Clock, Observer, Tracing
@@ -123,6 +125,7 @@ class Engine:
         self.hard_exit: HardExit | None = None
         self.faults: list[BaseException] = []
         self._group: TaskGroup | None = None
+        self._watchdog: Watchdog | None = None
         self._stoppers: list[Waiter] = []
         self.ground.fail = self.fault
         self.ground.in_turn = lambda: turn_here(self.ground) is not None
@@ -151,15 +154,18 @@ class Engine:
         order = self.providing.plan((cell.name, cell.handler.required) for cell in self.residents.cells.values())
         ground.clock.start()
         before, ground.phase = ground.phase, Phase.STARTING
+        parking = parking_here()
+        self._watch(parking)
         try:
             await self.storing.open()
             await self.providing.open(order)
         except BaseException:
             ground.phase = before
+            self._watch_no_more()
             await self.storing.close()
             raise
         arranged = arrangement.get()
-        ground.parking = parking_here() if arranged is None else arranged.parking(parking_here())
+        ground.parking = parking if arranged is None else arranged.parking(parking)
         ground.now = ground.clock.now
         ground.thread = get_ident()
         ground.cause = None
@@ -200,6 +206,24 @@ class Engine:
             for schedule in self.residents.schedules.values():
                 schedule.start()
             self.sources.start()
+
+    def _watch(self, parking: Parking) -> None:
+        """Let a thread name who blocks the loop, until `_watch_no_more`. Virtual time waits for nobody: nothing blocks it."""
+        if is_time_virtual():
+            return
+        ground = self.ground
+        self._watchdog = Watchdog(
+            ground.name, ground.log, get_ident(), is_running=parking.is_running, call_soon=parking.call_soon
+        )
+        try:
+            WATCH.add(self._watchdog)
+        except RuntimeError as error:
+            ground.log.warning("mesh %r: who blocks the event loop will not be named: %s", ground.name, error)
+
+    def _watch_no_more(self) -> None:
+        if self._watchdog is not None:
+            WATCH.remove(self._watchdog)
+            self._watchdog = None
 
     async def _start_classes(self) -> None:
         """Start the class actors and groups; one that fails for good stops the mesh again, with its error."""
@@ -367,6 +391,7 @@ class Engine:
             for failure in failed:
                 self.note_fault(failure)
             self._settle_down(began)
+            self._watch_no_more()
             await self.storing.close()
             self.ground.thread = None
             self._group = None

@@ -93,6 +93,10 @@ class Parking(Protocol):
         """Make the loop call this soon; may be used from any thread, and from a finalizer at any moment."""
         ...
 
+    def is_running(self) -> bool:
+        """Tell whether the loop runs at this moment; may be used from any thread."""
+        ...
+
 
 class _Place:
     """Of a future no more than a task of asyncio asks of it, so that one call of the loop makes many tasks go on.
@@ -239,6 +243,10 @@ class AsyncioParking:
         with contextlib.suppress(RuntimeError):  # Asking first would not do: it may be closed between the two.
             self._loop.call_soon_threadsafe(call)
 
+    def is_running(self) -> bool:
+        """Ask the loop: it may be stopped and run on."""
+        return self._loop.is_running()
+
 
 class TrioParking:
     """trio's own primitive, `wait_task_rescheduled`, and what it yields to trio: made once, and not for every message.
@@ -315,6 +323,14 @@ class TrioParking:
         with contextlib.suppress(trio.RunFinishedError):
             self._token.run_sync_soon(call)
 
+    def is_running(self) -> bool:
+        """Try the run's token: there is no other way to ask."""
+        try:
+            self._token.run_sync_soon(_nothing, idempotent=True)
+        except trio.RunFinishedError:
+            return False
+        return True
+
 
 class _Caller:
     """A system task that calls what is to be called next, and is parked otherwise: one for all meshes of a run of trio."""
@@ -350,6 +366,10 @@ def parking_here() -> Parking:
 
 _WOKEN: Final[Any] = object()
 """What a woken task is sent, and nobody unwraps: an outcome of trio's would be one more object for each message."""
+
+
+def _nothing() -> None:
+    return None
 
 
 def _abort(_raise_cancel: object) -> trio.lowlevel.Abort:

@@ -1,14 +1,14 @@
-"""What `serve` adds to a mesh: signals, a watched loop, and the way out when the drain does not end.
+"""What `serve` adds to a mesh: signals, and the way out when the drain does not end.
 
     signal   the loop                                   a thread, even if the loop is blocked: exit with 70
     first    begins the drain                           grace + PATIENCE seconds from now
     second   cancels every handler, or the start        PATIENCE seconds from now
     third    -                                          now
 
-A signal during a drain that `mesh.stop()` began is a second one.  From before the start until the end a watchdog names a
-handler that blocks the loop, and SIGUSR1 logs what everybody does (see dumping.py).
+A signal during a drain that `mesh.stop()` began is a second one.  SIGUSR1 logs what everybody does (see dumping.py).
 """
 
+import functools
 import signal
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
@@ -16,13 +16,13 @@ from threading import get_ident
 
 import anyio
 
+from flowmesh._runtime.blocking import find_blocker
 from flowmesh._runtime.drain import PATIENCE, HardExit
 from flowmesh._runtime.dumping import Dumping
 from flowmesh._runtime.engine import Engine
 from flowmesh._runtime.ground import Phase
 from flowmesh._runtime.parking import parking_here
 from flowmesh._runtime.signals import Signals
-from flowmesh._runtime.watchdog import Watchdog
 
 __all__ = ["serving"]
 
@@ -36,14 +36,13 @@ def serving(engine: Engine) -> Generator[Callable[[], Awaitable[None]]]:
     """
     ground, parking = engine.ground, parking_here()
     engine.report = None  # If the start is cancelled there will be none.
-    watchdog = Watchdog(ground.log, get_ident(), parking.call_soon)
-    engine.hard_exit = hard_exit = HardExit(ground.name, ground.log, engine.still_running, watchdog)
+    blocker = functools.partial(find_blocker, get_ident())
+    engine.hard_exit = hard_exit = HardExit(ground.name, ground.log, engine.still_running, blocker)
     try:
         with anyio.CancelScope() as scope:
             stages = _Stages(engine, hard_exit, scope)
             signals = Signals(count=stages.count, at_once=stages.limit, in_loop=stages.carry_out, call_soon=parking.call_soon)
             with signals, Dumping(ground.log, engine.dump, parking.call_soon):
-                watchdog.start()
                 yield stages.until_stopping
     finally:
         engine.hard_exit = None

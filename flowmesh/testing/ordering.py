@@ -100,6 +100,7 @@ class _Parking:
         self.cancelling = parking.cancelling
         self.call_next = parking.call_next
         self.call_soon = parking.call_soon
+        self.is_running = parking.is_running
         self.outwait = parking.outwait
 
     def park(self, waiter: Parkable) -> Awaitable[None]:

@@ -12,7 +12,8 @@ EPOCH = 1_704_067_200.0
 
 _BREATH = 0.05  # Real seconds for a callback that another thread is handing over right now.
 
-_POOLS = ("AnyIO worker thread", "Trio thread", "asyncio_")  # Names of pooled threads; those at work are known otherwise.
+# Names of threads that call nobody in of themselves: pooled ones, which are known otherwise when they are at work, and our own.
+_POOLS = ("AnyIO worker thread", "Trio thread", "asyncio_", "flowmesh watchdog")
 _LIBRARIES = ("anyio", "asyncio", "trio")
 
 

@@ -16,7 +16,6 @@ from flowmesh._runtime import drain
 from flowmesh._runtime.blocking import Blocker
 from flowmesh._runtime.context import Context
 from flowmesh._runtime.drain import EXIT_CLEAN, EXIT_HANDED_BACK, EXIT_HARD, DrainReport, HardExit
-from flowmesh._runtime.watchdog import Watchdog
 from flowmesh.errors import MeshStopped, Reject
 from flowmesh.policies import MailboxOptions, Retry
 from flowmesh.testing import BACKENDS, settled
@@ -466,22 +465,8 @@ async def test_nobody_is_named_when_all_end_in_time(caplog: pytest.LogCaptureFix
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-class _Watch(Watchdog):
-    """A watchdog that only says whether it watches, and what it was told to find."""
-
-    def __init__(self, found: Blocker | None = None) -> None:
-        super().__init__(logging.getLogger("flowmesh.shop"), 0, lambda call: None, find=lambda thread: found)
-        self.watches = False
-
-    def start(self) -> None:
-        self.watches = True
-
-    def stop(self) -> None:
-        self.watches = False
-
-
-def _hard_exit(watchdog: Watchdog, *running: str) -> HardExit:
-    return HardExit("shop", logging.getLogger("flowmesh.shop"), lambda: list(running), watchdog)
+def _hard_exit(*running: str, found: Blocker | None = None) -> HardExit:
+    return HardExit("shop", logging.getLogger("flowmesh.shop"), lambda: list(running), lambda: found)
 
 
 @pytest.mark.parametrize(
@@ -517,7 +502,7 @@ def test_a_hard_exit_names_the_handlers(
     """When the time is over it says who holds the loop, where, and who still runs, and leaves the process with 70."""
     codes: list[int] = []
     monkeypatch.setattr(os, "_exit", codes.append)
-    leaving = _hard_exit(_Watch(found), *running)
+    leaving = _hard_exit(*running, found=found)
     leaving.arm(0)
     assert leaving._timer is not None
     leaving._timer.join(30)
@@ -526,11 +511,10 @@ def test_a_hard_exit_names_the_handlers(
 
 
 def test_the_earliest_limit_stands():
-    """Of several limits the earliest holds; infinity is none, but watches; disarmed, there is neither limit nor watch."""
-    watchdog = _Watch()
-    leaving = _hard_exit(watchdog)
+    """Of several limits the earliest holds; infinity is none; disarmed, there is none."""
+    leaving = _hard_exit()
     leaving.arm(float("inf"))
-    assert (leaving._timer, watchdog.watches) == (None, True)
+    assert leaving._timer is None
     leaving.arm(1000)
     late = leaving._timer
     leaving.arm(2000)
@@ -544,7 +528,7 @@ def test_the_earliest_limit_stands():
     assert early.is_alive()
     leaving.disarm()
     early.join(30)
-    assert (leaving._timer, watchdog.watches) == (None, False)
+    assert leaving._timer is None
     leaving.arm(2000)  # Limits from before it was disarmed are forgotten.
     assert leaving._timer is not None
     leaving.disarm()
@@ -556,7 +540,7 @@ def test_a_hard_exit_does_not_wait_for_the_log(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "_exit", codes.append)
     monkeypatch.setattr(drain, "LAST_WORDS", 0.01)
     free = threading.Event()
-    leaving = HardExit("shop", logging.getLogger("flowmesh.shop"), lambda: [str(free.wait(30))], _Watch())
+    leaving = HardExit("shop", logging.getLogger("flowmesh.shop"), lambda: [str(free.wait(30))], lambda: None)
     leaving.arm(0)
     assert leaving._timer is not None
     leaving._timer.join(30)

@@ -341,3 +341,16 @@ def test_call_soon_after_the_loop_has_ended(backend: Backend):
     parking.call_soon(lambda: called.append(True))
     gc.collect()
     assert called == []
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_is_running_tells_of_the_loop(backend: Backend):
+    """It is true as long as the loop runs, and false afterwards, from any thread."""
+
+    async def main() -> Parking:
+        parking = parking_here()
+        assert parking.is_running()
+        assert await anyio.to_thread.run_sync(parking.is_running)
+        return parking
+
+    assert not run(main, backend=backend).is_running()

@@ -1,6 +1,5 @@
 """`serve` and signals: the first drains, the second stops at once, the third ends the process, whatever the loop does."""
 
-import functools
 import logging
 import os
 import signal
@@ -15,9 +14,7 @@ import anyio
 import pytest
 
 from flowmesh import Mesh, on
-from flowmesh._runtime import serving
 from flowmesh._runtime.drain import EXIT_CLEAN, EXIT_HANDED_BACK, EXIT_HARD
-from flowmesh._runtime.watchdog import LOOKS, Watchdog
 from flowmesh.testing import BACKENDS, VirtualClock
 
 pytestmark = pytest.mark.anyio
@@ -237,76 +234,6 @@ async def test_a_third_signal_ends_the_process_though_the_loop_is_blocked(
     assert exits == [EXIT_HARD]
     (line,) = (line for line in caplog.messages if "does not end" in line)
     assert line.startswith("mesh 'shop' does not end: actor 'block' (message m1) holds the event loop at " + __file__)
-
-
-async def test_who_blocks_the_loop_while_it_drains_is_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
-    """From the beginning of the drain a handler that blocks the loop is named, with its message and the line it stands at."""
-    mesh, blocked, released = Mesh("shop"), threading.Event(), threading.Event()
-    looks = 0
-
-    def wait(_seconds: float) -> bool:
-        nonlocal looks
-        looks += 1
-        if looks > 1 + LOOKS:
-            released.set()
-            return True
-        return not blocked.wait(30)
-
-    monkeypatch.setattr(serving, "Watchdog", functools.partial(Watchdog, wait=wait))
-
-    def hold() -> None:
-        _ = blocked.set(), released.wait(30)
-
-    @mesh.actor
-    async def block(_: None) -> None:
-        mesh.stop()
-        hold()
-
-    @mesh.source
-    async def poll(ctx: object) -> None:
-        await block.tell(message_id="m1")
-
-    assert await mesh.serve() == EXIT_CLEAN
-    line = f"{__file__}:{hold.__code__.co_firstlineno + 1} in hold"
-    (named,) = (record for record in caplog.records if record.levelname == "ERROR")
-    assert named.getMessage().startswith(
-        f"actor 'block' (message m1) blocks the event loop: for 1 s it has been at {line}, and nothing else could run"
-    )
-
-
-async def test_who_blocks_the_loop_while_the_mesh_runs_is_named(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
-    """The loop is watched from before the start, not only while the mesh drains; and the mesh goes on."""
-    mesh, blocked, released = Mesh("shop"), threading.Event(), threading.Event()
-    looks = 0
-
-    def wait(_seconds: float) -> bool:
-        nonlocal looks
-        looks += 1
-        if looks > 1 + LOOKS:
-            released.set()
-            return True
-        return not blocked.wait(30)
-
-    monkeypatch.setattr(serving, "Watchdog", functools.partial(Watchdog, wait=wait))
-
-    def hold() -> None:
-        _ = blocked.set(), released.wait(30)
-
-    @mesh.actor
-    async def block(_: None) -> None:
-        hold()
-
-    @mesh.source
-    async def poll(ctx: object) -> None:
-        await block.tell(message_id="m1")
-        await mesh.idle()
-        mesh.stop()
-
-    assert await mesh.serve() == EXIT_CLEAN
-    (named,) = (record for record in caplog.records if record.levelname == "ERROR")
-    assert named.getMessage().startswith("actor 'block' (message m1) blocks the event loop: for 1 s it has been at ")
 
 
 async def test_nothing_is_left_behind():

@@ -116,7 +116,7 @@ async def test_who_heard_before_hears_again():
     after = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(after)
     assert after == wakeup
-    assert set(threading.enumerate()) == threads
+    assert set(threading.enumerate()) <= threads
 
 
 async def test_others_hear_their_signals():
