@@ -88,7 +88,8 @@ class KeyedOptions(CommonOptions, total=False):
     """What may be said about a class with `by=`.
 
     `idle`: seconds after which an instance without a message is put away; None: never. `max_active`: so many instances at
-    most: for one more, the least recently used that nothing needs is put away, and until there is one, the message waits.
+    most: for one more, the least recently used that nothing needs is put away, or the next that has ended a turn; until then
+    the message waits.
     """
 
     idle: float | None

@@ -105,15 +105,15 @@ class Tenant(Lane):
     It is the lane while it lives there: with ten thousand of them, each object that a message has to look at besides is one
     more that comes from memory.
 
-    `is_resting`: no Entry of the lane is leased, awaits its retry, is set aside or has just been put back in line. Set by the
-    mailbox.
+    `is_resting`: no Entry of the lane is leased, awaits its retry, is set aside or has just been put back in line; None: nor
+    has one held the lane since the tenant moved in. Set by the mailbox.
     """
 
     __slots__ = ("is_resting",)
 
     def __init__(self) -> None:
         super().__init__()
-        self.is_resting = False
+        self.is_resting: bool | None = None
 
     @abstractmethod
     def freed(self, now: float | None = None) -> None:
@@ -276,7 +276,7 @@ class Aside(Front):
                 before.holder.home = tenant
         self.lanes[value] = tenant
         tenant.tenant = tenant
-        tenant.is_resting = False
+        tenant.is_resting = None
 
     def open_lane(self, lane: Lane) -> None:
         """Hand out the copies of a lane: its tenant is ready."""

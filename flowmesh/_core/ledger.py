@@ -9,7 +9,7 @@ while no prepared commit is outstanding on the mailbox.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, Protocol
 
 from flowmesh._core.commits import (
@@ -57,10 +57,17 @@ LEASED: Final = State.LEASED  # an Enum's members cost a look-up each
 
 
 class Lodging(Protocol):
-    """Who gives lanes their tenants."""
+    """Who gives lanes their tenants. `line`: values whose tenants wait until another one has moved out."""
+
+    @property
+    def line(self) -> Collection[object]: ...
 
     def lodge(self, value: Any) -> None:
         """Let somebody move into the lane of a value: a copy of it is about to be handed out. Raises nothing."""
+        ...
+
+    def make_way(self, value: Any) -> None:
+        """Let somebody move out for those in line, maybe whoever lives in the lane of a value of which a copy is next."""
         ...
 
 
@@ -507,8 +514,12 @@ class Ledger(Planning):
         except BaseException as error:
             raise UnusableLane(Entry(message, since, place, State.LEASED, body=body)) from error
         entry = Entry(message, since, place, lane=value, body=body)
-        if lodging is not None and (lane is None or lane.tenant is None):
-            lodging.lodge(value)
+        if lodging is not None:
+            if lodging.line:
+                lodging.make_way(value)
+                lane = mailbox.lanes.get(value)
+            if lane is None or lane.tenant is None:
+                lodging.lodge(value)
         if not mailbox.enter_lane(entry):
             mailbox.refresh()
             return None
@@ -537,6 +548,8 @@ class Ledger(Planning):
                 raise UnusableLane(entry) from error
             entry.lane = lane
         if lodging is not None:
+            if lodging.line:
+                lodging.make_way(entry.lane)
             home = mailbox.lanes.get(entry.lane)
             if home is None or home.tenant is None:
                 lodging.lodge(entry.lane)

@@ -189,7 +189,8 @@ class Handing:
         assert instances is not None
         now, accepts, tracing = ground.now, cell.accepts, ground.tracing
         copy_context, clean, cancelling = contextvars.copy_context, worker.clean, worker.cancelling
-        while box.fresh and not (box.careful or cell.closed):
+        is_crowded = bool(instances.line)  # Whose turn it is then, the other way knows.
+        while box.fresh and not (is_crowded or box.careful or cell.closed):
             message: Any = box.fresh.popleft()
             body = message.body
             if (
@@ -239,6 +240,7 @@ class Handing:
                     lane.idle_since = instances.latest = since if since > latest else math.nextafter(latest, math.inf)
                 else:
                     box.free_lane(lane, value, since)
+                    is_crowded = bool(instances.line)
             left -= 1
             if worker.doomed is not None or copy_context() != clean:
                 self.note_late(worker, cell)

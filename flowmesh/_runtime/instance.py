@@ -105,7 +105,12 @@ class Instance(Tenant):
 
         What a machine has postponed does not need it: that waits on without it.
         """
-        is_free = self.is_ready and self.is_resting and self.holder is None
+        return bool(self.is_resting) and self.may_make_way
+
+    @property
+    def may_make_way(self) -> bool:
+        """Nothing but messages that have not been handed to it needs it: they may as well wait for the next one."""
+        is_free = self.is_ready and self.holder is None
         return is_free and (self.reminders is None or not self.reminders.is_pending)
 
     # As a Cell

@@ -6,7 +6,9 @@ the one before has not been left, no other instance moves in.  Classes with hook
 for each instance; the others are made and dropped at once, without a task.
 
 The least recently used goes first.  An instance with a message anywhere on the way, a retry and a held one too, or with a
-pending `ctx.timer`, is not put away.  Nothing is kept of a value whose instance is gone, but what it has saved.
+pending `ctx.timer`, is not put away.  But while values stand in line, one that has had a turn goes before its next message if
+no other can: that message and those after it keep their places, and their value stands in line again, behind the others.
+Nothing is kept of a value whose instance is gone, but what it has saved.
 
 The order of use is found when it is asked for: a use only leaves its moment on the instance, and no two have the same.
 `_order` is a heap of such moments, each as old as its instance's latest or older; so the first that is still right is of the
@@ -106,6 +108,16 @@ class Instances:
         instance.is_waiting = True
         self.line[value] = instance
         self._entering.add(instance)
+
+    def make_way(self, value: Any) -> None:
+        """Put one away for those in line: the least recently used, or the one of a value that would be handed a message now."""
+        instance = self.active.get(value)
+        if instance is None or not instance.may_make_way or self._leaving >= len(self.line) or self._scheduler.stopping:
+            return
+        if instance.is_resting is None:
+            return  # It has had no turn yet, and has stood in line for it.
+        first = self._first()
+        self._put_away(first if first is not None and first.may_go else instance)
 
     def _begin(self, instance: Instance) -> None:
         """Make an instance, or start its keeper."""

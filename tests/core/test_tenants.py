@@ -28,11 +28,19 @@ class Houses:
         self.mailbox = mailbox
         self.tenants: dict[Any, Lodger] = {}
         self.asked: list[Any] = []
+        self.line: list[Any] = []
 
     def lodge(self, value: Any) -> None:
         self.asked.append(value)
         tenant = self.tenants[value] = Lodger()
         self.mailbox.move_in(value, tenant)
+
+    def make_way(self, value: Any) -> None:
+        """Let whoever lives there move out, once."""
+        if value in self.tenants:
+            self.line.clear()
+            del self.tenants[value]
+            self.mailbox.move_out(value)
 
     def open(self, value: Any) -> None:
         self.tenants[value].is_ready = True
@@ -85,7 +93,7 @@ def test_it_is_told_when_nothing_is_left():
     assert street.hand_out() is None
     street.houses.open("a")
     tenant = street.houses.tenants["a"]
-    assert (tenant.freed_often, tenant.is_resting) == (0, False)
+    assert (tenant.freed_often, tenant.is_resting) == (0, None)
     first = street.hand_out()
     assert first is not None
     street.commit(Settle(street.box, first, Ack()))
@@ -141,6 +149,23 @@ def test_closed_under_a_copy_that_is_on_its_way():
     assert entry.state is State.ASIDE
     street.houses.open("a")
     assert street.hand_out_all() == ["a1", "a2"]
+
+
+def test_moving_out_under_a_copy_that_is_on_its_way():
+    """Whoever moves out before its next copy is handed out leaves it, and those behind it, to the next, in their order."""
+    street = Street()
+    street.send("a1", "a2", "a3")
+    assert street.hand_out() is None
+    street.houses.open("a")
+    first = street.hand_out()
+    assert first is not None
+    street.houses.line.append("b")
+    street.commit(Settle(street.box, first, Ack()))
+    assert street.hand_out() is None
+    assert street.houses.asked == ["a", "a"]
+    assert street.box.statistics(0.0, 0.0).ready == 2
+    street.houses.open("a")
+    assert street.hand_out_all() == ["a2", "a3"]
 
 
 def test_purged_while_it_is_closed():

@@ -70,6 +70,15 @@ class Plain:
         return self.count
 
 
+class Slow:
+    """Needs no keeper, and takes its time."""
+
+    @on
+    async def do(self, message: Do) -> None:
+        lines.append(f"{message.key}{message.what}")
+        await anyio.sleep(5.0)
+
+
 class Kept:
     """Notes its life; starts within 0.25 s and stops within 1 s. There is never a second one of its name."""
 
@@ -459,8 +468,70 @@ async def test_all_busy():
         assert life(mesh) == InstanceStatistics(active=2, put_away=0, waiting=3)
         await mesh.idle()
         assert life(mesh).waiting == 0
-        assert [line for line in lines if line.endswith("there")] == [f"Kept[{key}] is there" for key in "12345"]
+        assert [line for line in lines if line.endswith("there")] == [f"Kept[{key}] is there" for key in "123451"]
         assert kept.mailbox.statistics().acked == 6
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 8])
+@pytest.mark.parametrize("max_active", [1, 2])
+@pytest.mark.parametrize("made", [Kept, Plain])
+async def test_a_busy_value_makes_way(made: type[Any], max_active: int, concurrency: int):
+    """While values wait, a turn of an instance is followed by no other: its messages wait for their value's next turn."""
+    mesh = Mesh("shop")
+    mine = mesh.actor(made, by=key_of, max_active=max_active, concurrency=concurrency)
+    busy = "12"[:max_active]
+    async with mesh:
+        for number in range(20):
+            for key in busy:
+                await mine.tell(Do(key, str(number)))
+            if number == 0:
+                await mine.tell(Do("3"))
+                await mine.tell(Do("4"))
+        await mesh.idle()
+    handled = [line for line in lines if line[0] in "1234"]
+    assert handled.index("3") < handled.index("4") <= 2 * max_active + 1
+    for key in busy:
+        assert [line[1:] for line in handled if line[0] == key] == [str(number) for number in range(20)]
+    assert life(mesh, made.__name__).waiting == 0
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize("made", [Kept, Slow])
+async def test_a_value_that_never_rests_makes_way(made: type[Any], concurrency: int):
+    """Also when its next message is always there before the turn has ended, set aside or not looked at yet."""
+    mesh = Mesh("shop")
+    mine = mesh.actor(made, by=key_of, max_active=1, concurrency=concurrency)
+    async with mesh:
+        for number in range(50):
+            await mine.tell(Do("1", "slow"))
+            if number == 20:
+                await mine.tell(Do("2"))
+            await anyio.sleep(4.5)
+            if number == 40:
+                assert "2" in lines
+        await mesh.idle()
+    assert lines.count("1slow") == 50
+
+
+async def test_a_pending_timer_keeps_a_busy_one():
+    """An instance that has set a timer in its turn stays, whoever waits, until that has fired."""
+    mesh = Mesh("shop")
+
+    class Ticking:
+        @on
+        async def do(self, message: Do, ctx: Context) -> None:
+            lines.append(message.key + message.what)
+            if message.what == "set":
+                ctx.timer("tick", 50.0, Do(message.key, "tick"))
+            await anyio.sleep(1.0)
+
+    ticking = mesh.actor(Ticking, by=key_of, max_active=1)
+    async with mesh:
+        for message in (Do("1", "set"), Do("2"), Do("1", "a"), Do("1", "b")):
+            await ticking.tell(message)
+        await mesh.idle()
+        await anyio.sleep(60.0)
+        assert lines == ["1set", "1a", "1b", "1tick", "2"]
 
 
 async def test_one_that_left_the_line():
