@@ -24,7 +24,7 @@ from flowmesh._runtime.statistics import Statistics
 from flowmesh.errors import AccessRefused, AlreadySettled, NotFound, PreconditionFailed
 from flowmesh.message import Fire, Message
 
-__all__ = ["ActorContext", "Context", "Output", "Target", "home_of", "is_asked", "starting"]
+__all__ = ["ActorContext", "Context", "Output", "Target", "Watched", "home_of", "is_asked", "starting"]
 
 
 class Publishable(Protocol):
@@ -39,6 +39,19 @@ class Publishable(Protocol):
 Body = TypeVar("Body")
 State = TypeVar("State")
 Taken = TypeVar("Taken", contravariant=True)
+
+
+class Watched(Protocol):
+    """An actor of this mesh, which may be stopped."""
+
+    @property
+    def cell(self) -> Cell:
+        """Its place in the scheduler."""
+        ...
+
+    async def stop(self) -> None:
+        """Stop it."""
+        ...
 
 
 class Target(Protocol[Taken]):
@@ -232,7 +245,7 @@ class Context:
         """
         self._affect().cancel_timer(name)
 
-    def watch(self, actor: Target[Any], message: Any) -> None:
+    def watch(self, actor: Watched, message: Any) -> None:
         """Let a message enter this actor's mailbox when another one has stopped; at once, with the ack, if it has.
 
         That is `actor.stop()`, or the end of its group: neither a restart nor the end of the mesh. Watching the same one
@@ -240,10 +253,12 @@ class Context:
 
         Raises:
             WrongBody: this actor does not take the message.
-            PreconditionFailed, NotFound: it would watch itself, or an actor of another mesh.
+            TypeError: what it would watch is no actor, or one instance of one.
+            PreconditionFailed, InvalidBinding: it would watch itself, or an actor of another mesh.
+            NotFound: the other one's mailbox has been deleted.
             AlreadySettled: the turn has ended.
         """
-        self._affect().watch(actor.cell, message)
+        self._affect().watch(actor, message)
 
     def _affect(self) -> Effects:
         self._check_running()
@@ -341,14 +356,14 @@ class ActorContext:
         effects.cancel_timer(name)
         effects.carry_out()
 
-    def watch(self, actor: Target[Any], message: Any) -> None:
+    def watch(self, actor: Watched, message: Any) -> None:
         """Let a message enter this actor's mailbox when another one has stopped; as `Context.watch`, but at once.
 
         Raises:
-            WrongBody, PreconditionFailed: as there; or this is a source.
+            WrongBody, TypeError, PreconditionFailed, InvalidBinding, NotFound: as there; or this is a source.
         """
         effects = Effects(*self._home(), None)
-        effects.watch(actor.cell, message)
+        effects.watch(actor, message)
         effects.carry_out()
 
     def _home(self) -> tuple[Ground, Acting]:

@@ -11,7 +11,6 @@ import msgspec
 from msgspec import Struct
 
 from flowmesh._core.commits import Save
-from flowmesh._runtime.cell import Cell
 from flowmesh._runtime.classes import ClassHandler
 from flowmesh._runtime.ground import Ground
 from flowmesh._runtime.instance import Acting
@@ -58,15 +57,15 @@ class Effects:
         _check_name(name)
         self._deeds.append(lambda: reminders_of(self._ground, self._cell).cancel(name))
 
-    def watch(self, other: Cell, body: Any) -> None:
+    def watch(self, actor: object, body: Any) -> None:
         """Ask for a message when another actor has stopped.
 
         Raises:
             WrongBody: the actor does not take the message.
-            PreconditionFailed, NotFound: it would watch itself, or an actor of another mesh.
+            TypeError, PreconditionFailed, InvalidBinding, NotFound: it cannot be watched, as `check_watched` says.
         """
         check_own_body(self._cell, body)
-        check_watched(self._ground, self._cell, other)
+        other = check_watched(self._ground, self._cell, actor)
         self._deeds.append(lambda: watch(self._ground, self._cell, other, body, self._parent))
 
     def keep(self, state: Struct) -> None:

@@ -16,7 +16,7 @@ from flowmesh._runtime.composing import compose
 from flowmesh._runtime.ground import Ground, Phase
 from flowmesh._runtime.instance import Acting, Instance, check_value
 from flowmesh._runtime.position import StateTimeout
-from flowmesh.errors import NotFound, PreconditionFailed, WrongBody
+from flowmesh.errors import InvalidBinding, NotFound, PreconditionFailed, WrongBody
 from flowmesh.message import Message
 
 __all__ = ["Reminders", "check_own_body", "check_watched", "reminders_of", "watch"]
@@ -113,17 +113,31 @@ def watch(ground: Ground, cell: Acting, other: Cell, body: Any, parent: Message 
         other.watch(cell.watcher, tell)
 
 
-def check_watched(ground: Ground, cell: Acting, other: Cell) -> None:
-    """Refuse to watch what cannot be.
+def check_watched(ground: Ground, cell: Acting, actor: object) -> Cell:
+    """Return the actor that is to be watched; refuse what cannot be.
 
     Raises:
+        TypeError: it is no actor, or one instance of one.
         PreconditionFailed: it would watch itself.
-        NotFound: the other one is of another mesh.
+        InvalidBinding: it is of another mesh.
+        NotFound: its mailbox has been deleted.
     """
+    other = getattr(actor, "cell", None)
+    if not isinstance(other, Cell):
+        raise TypeError(f"watch takes an actor, not {actor!r:.80}: only actors are told of")
+    if not hasattr(actor, "stop"):
+        raise TypeError(
+            f"{actor!r:.80} cannot be watched: an instance is put away and made anew as its messages come; "
+            f"watch actor {other.name!r} itself"
+        )
     if other is cell.actor:
         raise PreconditionFailed(f"actor {other.name!r} cannot watch itself: a stopped actor handles nothing")
-    if not (other.stopped or ground.router.has_mailbox(other.box)):
-        raise NotFound(f"actor {other.name!r} is of another mesh, or its mailbox has been deleted: watch one of this mesh")
+    if not other.stopped:
+        if other.box.deleted:
+            raise NotFound(f"the mailbox of actor {other.name!r} has been deleted: it handles nothing any more; stop() it")
+        if not ground.router.has_mailbox(other.box):
+            raise InvalidBinding(f"actor {other.name!r} is of another mesh: watch one of this mesh")
+    return other
 
 
 def check_own_body(cell: Acting, body: Any) -> None:

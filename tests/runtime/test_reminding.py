@@ -6,7 +6,19 @@ import anyio
 import pytest
 from msgspec import Struct
 
-from flowmesh import ActorContext, AlreadySettled, Context, Mesh, NotFound, PreconditionFailed, Restart, Retry, WrongBody, on
+from flowmesh import (
+    ActorContext,
+    AlreadySettled,
+    Context,
+    InvalidBinding,
+    Mesh,
+    NotFound,
+    PreconditionFailed,
+    Restart,
+    Retry,
+    WrongBody,
+    on,
+)
 from flowmesh.testing import settled
 from tests.runtime.counting import counts
 
@@ -395,21 +407,61 @@ async def test_the_end_of_a_group_is_one():
 
 
 async def test_watches_that_cannot_be():
-    """Of itself, of an actor of another mesh, with a message that it does not take."""
+    """Of itself, of an actor of another mesh, of one whose mailbox is gone, with a message that it does not take."""
     mesh, other = Mesh("shop"), Mesh("other")
-    foreign = ticking(other)
+    foreign, gone = ticking(other), ticking(mesh)
     errors: list[str] = []
 
     @mesh.actor
     async def count(number: int, ctx: Context) -> None:
-        for target, message, kind in ((count, 1, PreconditionFailed), (foreign, "text", WrongBody), (foreign, 1, NotFound)):
+        for target, message, kind in (
+            (count, 1, PreconditionFailed),
+            (foreign, "text", WrongBody),
+            (foreign, 1, InvalidBinding),
+            (gone, 1, NotFound),
+        ):
             try:
                 ctx.watch(target, message)
             except kind as error:
                 errors.append(str(error))
 
     async with mesh:
+        gone.mailbox.delete()
         await count.ask(1)
     assert errors[0] == "actor 'count' cannot watch itself: a stopped actor handles nothing"
     assert "takes int, not str" in errors[1]
-    assert "actor 'Ticking' is of another mesh" in errors[2]
+    assert errors[2] == "actor 'Ticking' is of another mesh: watch one of this mesh"
+    assert errors[3].startswith("the mailbox of actor 'Ticking' has been deleted")
+
+
+async def test_watches_of_what_is_no_actor():
+    """An instance, a group, a source and a name cannot be watched, and the error says what can."""
+    mesh = Mesh("shop")
+    errors: list[str] = []
+
+    class Totals:
+        @on
+        async def add(self, number: int) -> None: ...
+
+    totals = mesh.actor(Totals, by=str)
+    group = mesh.supervise("group", [ticking(mesh)])
+
+    @mesh.source
+    async def feed(ctx: ActorContext) -> None: ...
+
+    @mesh.actor
+    async def count(number: int, ctx: Context) -> None:
+        for target in (totals.at("1"), group, feed, "Totals"):
+            thing: Any = target
+            try:
+                ctx.watch(thing, 1)
+            except TypeError as error:
+                errors.append(str(error))
+
+    async with mesh:
+        await count.ask(1)
+    assert errors[0] == (
+        "<InstanceHandle 'Totals[1]'> cannot be watched: an instance is put away and made anew as its messages come; "
+        "watch actor 'Totals' itself"
+    )
+    assert [error[: error.index(", not ")] for error in errors[1:]] == ["watch takes an actor"] * 3
