@@ -177,8 +177,16 @@ class ClassHandler:
         return convert(body, self.body_type, actor=self.name)
 
     def make(self, things: Mapping[Any, Any]) -> Any:
-        """Make an instance, with the provided things that it asks for."""
-        return self.kind(**self._needs.given(things))
+        """Make an instance, with the provided things that it asks for.
+
+        Raises:
+            Exception: what the constructor raised.
+            RuntimeError: it raised a cancellation. That is its own: nobody can cancel what does not await.
+        """
+        try:
+            return self.kind(**self._needs.given(things))
+        except anyio.get_cancelled_exc_class() as error:
+            raise RuntimeError(f"the constructor of {self.kind.__qualname__} was cancelled by something inside it") from error
 
     def bind(self, instance: Any, things: Mapping[Any, Any]) -> Callable[..., Any]:
         """Return what an instance's messages are handled with: the one method itself, or a dispatch by type.

@@ -1,6 +1,7 @@
 """Class actors: messages dispatched by type to the methods of one instance, one at a time."""
 
 import abc
+import asyncio
 import dataclasses
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -668,6 +669,34 @@ async def test_an_asker_that_leaves(caplog: pytest.LogCaptureFixture):
     assert "failed on message" in caplog.text
     assert "whose asker has left: ValueError: too late" in caplog.text
     assert counts(slow.mailbox) == {"entered": 1, "withdrawn": 1}
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+@pytest.mark.parametrize("is_kept", [False, True])
+@pytest.mark.parametrize("options", [{}, {"by": lambda message: message}])
+async def test_a_constructor_that_is_cancelled_by_something_inside_it(is_kept: bool, options: dict[str, Any]):
+    """A cancellation that nobody asked for leaves the mesh as an error; asyncio alone lets anybody raise one."""
+    mesh = Mesh("shop")
+
+    class Bare:
+        def __init__(self) -> None:
+            raise asyncio.CancelledError("nobody")
+
+        @on
+        async def add(self, number: int) -> None: ...
+
+    class Kept(Bare):
+        async def on_start(self) -> None: ...
+
+    actor: Any = mesh.actor(Kept if is_kept else Bare, **options)
+
+    async def start() -> None:
+        async with mesh:
+            await actor.tell(1)
+            await anyio.sleep_forever()
+
+    with pytest.raises(RuntimeError, match=r"the constructor of .*(Bare|Kept) was cancelled by something inside it"):
+        await start()
 
 
 async def test_a_constructor_that_fails():
