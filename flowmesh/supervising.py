@@ -42,7 +42,8 @@ class Supervising(Scheduling):
             name: for messages about it.
             members: each in one group only.
             strategy: who is brought up again when a member fails: only that one ("one_for_one"), all ("one_for_all"), or
-                that one and those after it ("rest_for_one"). The others are taken down first; messages in hand go back.
+                that one and those after it ("rest_for_one"). It has left by then; the others are taken down, the last first,
+                and their messages in hand go back.
             max: restarts within `within` seconds, at least 1, or None; one more and the failure escalates, to the group that
                 this one is in, or to the mesh, which stops with RestartLimitReached.
             within: seconds.
