@@ -300,7 +300,7 @@ class Mesh(Supervising):
 
     @property
     def timers(self) -> Timers:
-        """Messages that wait for their time."""
+        """Messages that wait for their time, and the timers that actors have set."""
         return self._timers
 
     def statistics(self, *, longer_than: float = LONG) -> Statistics:

@@ -2,34 +2,37 @@
 
 They enter its mailbox as what the mesh itself moves: they never wait and are never refused.  A timer dies with the
 incarnation that has set it, and so does its message as long as no handler has been given it.  At the drain none fires.
+`mesh.timers` shows them beside the deferred messages.
 """
 
 from collections import deque
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
+from msgspec.structs import replace
+
 from flowmesh._core.commits import Publish, Withdraw
 from flowmesh._core.entry import Entry, State
 from flowmesh._core.timers import Timer
 from flowmesh._runtime.cell import Cell
-from flowmesh._runtime.composing import compose
+from flowmesh._runtime.composing import compose, origin_of
 from flowmesh._runtime.ground import Ground, Phase
 from flowmesh._runtime.instance import Acting, Instance, check_value
 from flowmesh._runtime.position import StateTimeout
 from flowmesh.errors import InvalidBinding, NotFound, PreconditionFailed, WrongBody
-from flowmesh.message import Message
+from flowmesh.message import PLAIN, Message, Properties
 
-__all__ = ["Reminders", "check_own_body", "check_watched", "reminders_of", "watch"]
+__all__ = ["Alarm", "Reminders", "check_own_body", "check_watched", "reminders_of", "watch"]
 
 _WAITING: Final = (State.READY, State.ASIDE)
 
 
 class Reminders:
-    """The timers of one incarnation, by name; a second one of a name replaces the first."""
+    """The timers of one incarnation, by name; a second one of a name replaces the first. `cell`: whose it is."""
 
     def __init__(self, ground: Ground, cell: Acting) -> None:
         self._ground = ground
-        self._cell = cell
+        self.cell = cell
         self._timers: dict[str, Timer] = {}
         self._fired: deque[tuple[str, Entry]] = deque()  # those that no handler has been given yet, the oldest first
 
@@ -42,15 +45,31 @@ class Reminders:
     def set(self, name: str, delay: float, body: Any, parent: Message | None) -> None:
         """Let a message enter its mailbox `delay` seconds from now."""
         self.cancel(name)
-        due = self._ground.now() + delay
+        alarm = Alarm(self, name, body, parent)
+        self._timers[name] = self._ground.ledger.timers.set(self._ground.now() + delay, alarm)
 
-        def fire(now: float) -> None:
-            del self._timers[name]
-            if self._ground.phase is Phase.RUNNING and not self._cell.stopped:
-                self._forget_taken()
-                self._fired.append((name, enter(self._ground, self._cell, body, parent, now)))
+    def fire(self, alarm: "Alarm", now: float) -> None:
+        """Let the message of a timer that is due enter its mailbox."""
+        number = self._timers.pop(alarm.name).id
+        if self._ground.phase is Phase.RUNNING and not self.cell.stopped:
+            self._forget_taken()
+            entry = enter(self._ground, self.cell, alarm.body, alarm.parent, now, serial=number)
+            self._fired.append((alarm.name, entry))
 
-        self._timers[name] = self._ground.ledger.timers.set(due, fire)
+    def preview(self, alarm: "Alarm", number: int, wall: float) -> Message:
+        """Return what will enter the mailbox when a timer fires at that time of the wall clock; its trace is made then."""
+        ground, parent = self._ground, alarm.parent
+        correlation_id = None if parent is None else parent.properties.correlation_id
+        return Message(
+            ground.prefix,
+            number,
+            alarm.body,
+            ground.router.default_exchange.name,
+            self.cell.box.name,
+            wall,
+            origin_of(parent, ground.prefix),
+            PLAIN if correlation_id is None else Properties(correlation_id=correlation_id),
+        )
 
     def cancel(self, name: str) -> bool:
         """Let the timer of this name not fire, and its message not be handled; False if it is too late or there is none."""
@@ -76,13 +95,49 @@ class Reminders:
         if entry.state not in _WAITING or entry.redelivered:
             return False  # A handler has been given it: it is a message like any other.
         ground = self._ground
-        ground.tell(ground.ledger.commit(Withdraw(self._cell.box, entry), now=ground.now()))
+        ground.tell(ground.ledger.commit(Withdraw(self.cell.box, entry), now=ground.now()))
         ground.look_idle()
         return True
 
     def _forget_taken(self) -> None:
         while self._fired and self._fired[0][1].state not in _WAITING:
             self._fired.popleft()
+
+
+class Alarm:
+    """What a timer of an incarnation does when it is due. `body`: of the message, whose serial is the number of the timer."""
+
+    __slots__ = ("_reminders", "body", "name", "parent")
+
+    def __init__(self, reminders: Reminders, name: str, body: Any, parent: Message | None) -> None:
+        self._reminders = reminders
+        self.name = name
+        self.body = body
+        self.parent = parent
+
+    def __call__(self, now: float) -> None:
+        self._reminders.fire(self, now)
+
+    @property
+    def is_own(self) -> bool:
+        """It is the runtime's: the timeout of a machine's state."""
+        return isinstance(self.body, StateTimeout)
+
+    @property
+    def actor(self) -> str:
+        """Who has set it."""
+        return self._reminders.cell.name
+
+    def message(self, number: int, wall: float) -> Message:
+        """Return the message that the timer of this number will let enter, as of then."""
+        return self._reminders.preview(self, number, wall)
+
+    def cancel(self) -> None:
+        """Let it not fire."""
+        self._reminders.cancel(self.name)
+        cell = self._reminders.cell
+        if isinstance(cell, Instance) and cell.home.line:
+            cell.home.look_at_line()  # It may have been what kept the instance.
 
 
 class Reminder(Entry, eq=False):
@@ -158,12 +213,14 @@ def check_own_body(cell: Acting, body: Any) -> None:
         check_value(cell.actor, cell.value, body)
 
 
-def enter(ground: Ground, cell: Acting, body: Any, parent: Message | None, now: float) -> Entry:
-    """Put a message into an actor's own mailbox, and return its copy."""
+def enter(ground: Ground, cell: Acting, body: Any, parent: Message | None, now: float, *, serial: int | None = None) -> Entry:
+    """Put a message into an actor's own mailbox, and return its copy. `serial`: the message's, if it has one already."""
     box = cell.box
     message = compose(
         ground, body, exchange=ground.router.default_exchange.name, key=box.name, options={}, parent=parent, now=now
     )
+    if serial is not None:
+        message = replace(message, serial=serial)
     made: list[Entry] = []
 
     def make_entry(message: Message) -> Entry:

@@ -7,9 +7,10 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
+from msgspec import Struct
 
-from flowmesh import Context, MailboxOptions, Mesh, MeshError, NotFound, NotRunning, Retry
-from flowmesh.testing import EPOCH, VirtualClock, advance
+from flowmesh import Context, MailboxOptions, Mesh, MeshError, NotFound, NotRunning, Retry, on
+from flowmesh.testing import EPOCH, VirtualClock, advance, settled
 
 pytestmark = pytest.mark.anyio
 
@@ -239,3 +240,92 @@ async def test_what_is_shown_does_not_change_afterwards():
         assert timer.message.timestamp == timer.due.timestamp() == pytest.approx(EPOCH + 10, abs=0.01)
         assert timer.message.id == box.peek()[1].id
         assert box.peek()[1].timestamp == pytest.approx(EPOCH + 20, abs=0.01)
+
+
+# Timers that actors have set
+
+
+class Start(Struct, frozen=True):
+    key: str
+    delay: float
+
+
+class Tick(Struct, frozen=True):
+    key: str
+
+
+def _ticking(mesh: Mesh, ticks: list[tuple[float, str]], **options: Any) -> Any:
+    class Ticking:
+        @on
+        async def start(self, message: Start, ctx: Context) -> None:
+            ctx.timer("tick", message.delay, Tick(message.key))
+
+        @on
+        async def tick(self, message: Tick, ctx: Context) -> None:
+            ticks.append((round(anyio.current_time(), 1), ctx.message.id))
+
+    return mesh.actor(Ticking, **options)
+
+
+async def test_timers_of_actors_are_listed():
+    """With who has set them, their names, and the message that will come; what has fired is gone."""
+    mesh, ticks = Mesh("shop", clock=VirtualClock()), list[tuple[float, str]]()
+    ticking = _ticking(mesh, ticks)
+    async with mesh:
+        began = await ticking.tell(Start("a", 20.0))
+        deferred = await ticking.tell(Start("b", 30.0), delay=40.0)
+        await settled()
+        (timer, other) = mesh.timers.list()
+        assert (other.id, other.actor, other.name) == (deferred.timer, None, None)
+        assert (timer.actor, timer.name, timer.due, timer.key) == ("Ticking", "tick", _wall(20), "Ticking")
+        assert (timer.message.body, timer.message.cause, len(mesh.timers)) == (Tick("a"), began.message_id, 2)
+        assert mesh.timers.get(timer.id) == timer
+        await advance(20.0)
+        assert ticks == [(20.0, timer.message.id)]
+        assert mesh.timers.list() == [other]
+
+
+async def test_timers_of_actors_are_cancelled_and_moved():
+    """As a deferred message; a timer that is set again under the name of one that was moved replaces it."""
+    mesh, ticks = Mesh("shop", clock=VirtualClock()), list[tuple[float, str]]()
+    ticking = _ticking(mesh, ticks)
+    async with mesh:
+        await ticking.tell(Start("a", 20.0))
+        await settled()
+        (timer,) = mesh.timers.list()
+        assert mesh.timers.cancel(timer.id)
+        assert not mesh.timers.cancel(timer.id)
+        await ticking.tell(Start("a", 20.0))
+        await settled()
+        (timer,) = mesh.timers.list()
+        assert mesh.timers.move(timer.id, delay=50.0).id == timer.id
+        await advance(30.0)
+        assert ticks == []
+        assert mesh.timers.move(timer.id, at=_wall(35.0)).due == _wall(35.0)
+        await advance(10.0)
+        assert ticks == [(35.0, timer.message.id)]
+        for delay in (20.0, 30.0):
+            await ticking.tell(Start("a", delay))
+            await settled()
+            mesh.timers.move(mesh.timers.list()[0].id, delay=5.0)
+        assert len(mesh.timers) == 1
+        await advance(5.0)
+        assert len(ticks) == 2
+
+
+async def test_a_timer_dies_with_its_instance_and_no_longer_keeps_it_when_it_is_cancelled():
+    """It is not listed any more when its instance has gone; cancelled, it makes room for a value that waits."""
+    mesh, ticks = Mesh("shop", clock=VirtualClock()), list[tuple[float, str]]()
+    ticking = _ticking(mesh, ticks, by=lambda message: message.key, max_active=1)
+    async with mesh:
+        await ticking.tell(Start("a", 20.0))
+        await ticking.tell(Start("b", 20.0))
+        await settled()
+        (timer,) = mesh.timers.list()
+        assert timer.actor == "Ticking[a]"
+        mesh.timers.cancel(timer.id)
+        await settled()
+        (timer,) = mesh.timers.list()
+        assert timer.actor == "Ticking[b]"
+        await ticking.stop()
+        assert mesh.timers.list() == []
