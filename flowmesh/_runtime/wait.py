@@ -32,6 +32,15 @@ class Waiting:
         """The turn has not ended: a task that it left behind may wait still."""
         return self.worker is None or (self.worker.message is self.message and self.worker.cell is self.cell)
 
+    @property
+    def lane_note(self) -> str:
+        """Say in which lane its turn is, if it is in one. O(lanes)."""
+        lanes = self.cell.box.lanes
+        found = next(
+            (value for value, lane in lanes.items() if self.message is not None and lane.message is self.message), NO_LANE
+        )
+        return "" if found is NO_LANE else f" (lane {_short(found)})"
+
 
 class Wait:
     """One wait of `who`, in its `task`: for the answer to `ask`, for room in `box`, or for `cell` to stop."""

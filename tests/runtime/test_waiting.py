@@ -365,6 +365,26 @@ async def test_a_ring_through_a_lane():
             await keyed.ask(1)
 
 
+@pytest.mark.parametrize("is_class", [False, True])
+async def test_a_ring_of_lanes_of_one_actor(is_class: bool):
+    """Turns of one actor are told apart by their lanes, also where the lane is not what is waited for."""
+    mesh = Mesh("shop")
+
+    class Keyed:
+        @on
+        async def take(self, body: int) -> int:
+            return await keyed.ask(3 - body)
+
+    async def take(body: int) -> int:
+        return await keyed.ask(3 - body)
+
+    keyed: Any = mesh.actor(Keyed if is_class else take, name="keyed", by=lambda body: body, concurrency=8)
+    async with mesh:
+        with pytest.raises(DeadlockError, match=r"\(keyed \(lane 2\) -> keyed \(lane 1\) -> keyed \(lane 2\)\)") as caught:
+            await keyed.ask(1)
+    assert caught.value.ring == ("keyed", "keyed", "keyed")
+
+
 # Tasks that a handler starts
 
 
