@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from flowmesh._core.batches import BatchLease, BatchReason
 from flowmesh._core.entry import Entry
+from flowmesh.checks import require
 from flowmesh.errors import AlreadySettled, Reject, RetryAfter
 from flowmesh.message import Message
 
@@ -64,17 +65,22 @@ class BatchItem:
         """
         self.fail(RetryAfter(delay))
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: Exception | type[Exception]) -> None:
         """Let it fail with this error, as if its handler had raised it for this one alone: `retry=` decides.
+
+        Args:
+            error: an exception; of a class one is made, as by `raise`.
 
         Raises:
             AlreadySettled: as `reject`.
+            ValueError: `error` is no exception.
         """
+        raised = _instance_of(error)
         lease = self._lease
         if lease.is_over or self._index in lease.marks:
             why = "the turn of its batch has ended" if lease.is_over else "it is marked already"
             raise AlreadySettled(f"message {self.message.id} cannot be marked, {why}: mark each once", message=self.message)
-        lease.marks[self._index] = error
+        lease.marks[self._index] = raised
 
 
 class BatchTurn:
@@ -98,6 +104,14 @@ class BatchTurn:
     def waited(self) -> float:
         """Seconds since the first of its messages entered the mailbox."""
         return self._lease.waited
+
+
+def _instance_of(error: object) -> Exception:
+    """Return what `raise error` would raise, if that is an Exception."""
+    raised = error() if isinstance(error, type) and issubclass(error, Exception) else cast("Any", error)
+    written = f"item.fail(ValueError({error!r}))" if isinstance(error, str) else ""
+    require(isinstance(raised, Exception), "error", "an exception", raised, written=written, whose=" of item.fail()")
+    return raised
 
 
 def copies_of(entry: Entry) -> Sequence[Entry]:

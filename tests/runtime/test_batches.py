@@ -525,6 +525,44 @@ async def test_a_mark_is_made_once_and_in_its_turn():
         mesh.dead_letters.purge()
 
 
+@pytest.mark.parametrize("error", ["no answer", None, 3, int, KeyboardInterrupt, KeyboardInterrupt()])
+async def test_a_mark_that_is_no_exception_is_refused(error: Any):
+    """It is an error of the call, which marks nothing: the message can still be marked."""
+    mesh = Mesh()
+
+    @mesh.actor(batch=Batch(1, 5.0))
+    async def write(rows: list[Row], ctx: Context) -> None:
+        (item,) = ctx.batch.items
+        with pytest.raises(ValueError, match=r"^error of item\.fail\(\) must be an exception, not "):
+            item.fail(error)
+        item.reject("still to be marked")
+
+    async with mesh:
+        await write.tell(Row(0))
+        await mesh.idle()
+        (letter,) = mesh.dead_letters.list()
+        assert letter.deaths[0].detail == "still to be marked"
+        mesh.dead_letters.purge()
+
+
+async def test_a_mark_of_an_exception_class_is_an_instance_of_it():
+    """As by `raise`; what an asker gets, and what `retry=` is asked about, is an exception."""
+    mesh = Mesh()
+    attempts: list[int] = []
+
+    @mesh.actor(batch=Batch(1, 5.0), retry=Retry(2, initial=1.0, on=(OSError,)))
+    async def write(rows: list[Row], ctx: Context) -> None:
+        (item,) = ctx.batch.items
+        attempts.append(item.attempt)
+        item.fail(ConnectionError)
+
+    async with mesh:
+        with pytest.raises(ConnectionError):
+            await write.ask(Row(0))
+        mesh.dead_letters.purge()
+    assert attempts == [1, 2]
+
+
 async def test_outputs_leave_with_the_batch():
     """What a batch collects takes effect with its ack, once, with the first message as its cause."""
     mesh = Mesh()

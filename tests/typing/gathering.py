@@ -26,6 +26,7 @@ async def write(rows: list[Row], ctx: Context) -> None:
         ctx.batch.items[0].reject("why")
         ctx.batch.items[1].retry(2.0)
         ctx.batch.items[2].fail(ValueError(rows[2].number))
+        ctx.batch.items[3].fail(ValueError)
 
 
 @mesh.actor(batch=Batch(10, 1.0))
