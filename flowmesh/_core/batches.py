@@ -213,7 +213,11 @@ class Batches:
         """Let a copy wait that was popped; its lane is set."""
         value = entry.lane[1]
         self._mailbox.gather(entry, self)
-        self._lots.add(value, entry, since=now if entry.redelivered else min(entry.since, now), size=size)
+        since = entry.since
+        if entry.redelivered:
+            held_since = None if entry.gated is None else entry.gated.held_since
+            since = now if held_since is None else held_since
+        self._lots.add(value, entry, since=min(since, now), size=size)
 
     def give_way(self, now: float) -> None:
         """Nothing: no message stands for another one."""
@@ -254,6 +258,8 @@ class Batches:
                     mailbox.restore(entry)
                 elif not self._ledger.has_lapsed(mailbox, entry, now):
                     entry.move(State.LEASED)
+                    if entry.gated is not None:
+                        entry.gated.held_since = None
                     copies.append(entry)
                     size = with_it
             if copies:

@@ -58,14 +58,18 @@ class UnusableValue(Exception):
 
 
 class Ticket:
-    """What the gates of one actor know of one copy: its value at each, whether it has started, the line it stood in last."""
+    """What the gates of one actor know of one copy: its value at each, whether it has started, the line it stood in last.
 
-    __slots__ = ("gates", "has_started", "line", "values")
+    `held_since`: when it was held first since it came (back); a batch counts that as waiting, and forgets it once handed out.
+    """
+
+    __slots__ = ("gates", "has_started", "held_since", "line", "values")
 
     def __init__(self, gates: "Gates", values: tuple[Any, ...]) -> None:
         self.gates = gates
         self.values = values
         self.has_started = False
+        self.held_since: float | None = None
         self.line: Line | None = None
 
 
@@ -285,6 +289,8 @@ class Admission:
             line = gates.lines[key] = Line(key, gates.lines)
         mailbox.hold(entry, line)
         self.holding.add(mailbox)
+        if entry.gated.held_since is None:
+            entry.gated.held_since = now
         state = gates.states[key[0]]
         if isinstance(state, LimitState):
             if state.policy.surplus == "cancel_running":

@@ -81,7 +81,7 @@ async def test_a_batch_that_fails_is_one_failure():
         assert (len(database.calls), gate_of(mesh).held, write.mailbox.statistics().ready) == (2, 8, 8)
         database.away = False
         await mesh.idle()
-    assert database.calls[2:] == [(61.0, [0]), (61.0, [1, 2, 3]), (61.0, [4, 5, 6]), (61.0, [7])]
+    assert database.calls[2:] == [(60.0, [0]), (60.0, [1, 2, 3]), (60.0, [4, 5, 6]), (60.0, [7])]
     assert counts(write.mailbox) == {"entered": 8, "acked": 8}
 
 
@@ -104,6 +104,36 @@ async def test_a_probe_that_fails_waits_for_another_pause():
         await mesh.idle()
     assert database.calls[3:] == [(30.0, [0]), (30.0, [1, 2]), (30.0, [3])]
     assert attempts == [1, 1, 2, 3, 4, 2, 1, 1]
+
+
+async def test_the_time_at_a_breaker_counts_as_waiting():
+    """What has failed and come back is held for longer than `within`: it goes as soon as the breaker lets it through."""
+    mesh, database = Mesh(), Database(away=True)
+    retry = Retry(3, initial=0.5, jitter="none")
+    write = writer(mesh, database, Batch(3, 1.0), Breaker(failures=1, pause=10.0), retry=retry)
+    async with mesh:
+        for number in range(5):
+            await write.tell(Row(number))
+        await advance(5)
+        database.away = False
+        await mesh.idle()
+    assert database.calls == [(0.0, [0, 1, 2]), (10.0, [0]), (10.0, [1, 2, 3]), (10.0, [4])]
+
+
+async def test_what_comes_back_from_a_breaker_before_its_time_waits_for_the_rest_of_it():
+    """`within` is counted from when it came back and was held; handed out and come back once more, it is counted anew."""
+    mesh, database = Mesh(), Database(away=True)
+    retry = Retry(9, initial=2.0, factor=1.0, jitter="none")
+    write = writer(mesh, database, Batch(2, 5.0), Breaker(failures=1, pause=4.0), retry=retry)
+    async with mesh:
+        await write.tell(Row(0))
+        await advance(6)
+        assert database.calls == [(5.0, [0])]  # comes back at 7, and is held until 9
+        await advance(8)
+        assert database.calls[1:] == [(12.0, [0])]  # comes back at 14, and is held until 16
+        database.away = False
+        await advance(6)
+        assert database.calls[2:] == [(19.0, [0])]
 
 
 async def test_what_waits_in_a_batch_is_called_back_when_the_breaker_opens():
