@@ -120,8 +120,11 @@ class Schedule:
     def pause(self) -> None:
         """Fire no more until `resume`; due times meanwhile are passed over. Idempotent.
 
-        With a store this outlives the process. What is said before the mesh starts stands, whatever the store says.
+        A fire that has come due and has not been made, as it waits for its jitter, is missed. With a store a pause outlives
+        the process. What is said before the mesh starts stands, whatever the store says.
         """
+        if self._give_up_late():
+            self._set_next()
         self.is_paused = True
         self._has_been_told = not self._is_running
         self._give_up_arrived()
@@ -130,7 +133,10 @@ class Schedule:
     def resume(self) -> None:
         """Fire again, at the due times that it would have had. Idempotent."""
         if self.is_paused and self._is_running and self._course is not None:
-            self._course.pass_over(self._moment())
+            moment = self._moment()
+            self._course.pass_over(moment)
+            if self._due is not None and self._due <= moment:
+                self._set_next()
         self.is_paused = False
         self._has_been_told = not self._is_running
         self._remember()
@@ -270,6 +276,8 @@ class Schedule:
         """Set no more timers; what waits for the fire before it goes on when the mesh is entered again. The mesh calls this."""
         if not self._is_running:
             return
+        if not (self._memory.is_on or self._plan.on_wall):
+            self._give_up_late()  # The next run begins anew.
         self._is_running = False
         self._clear_timer()
         if self._soon is not None:
@@ -349,6 +357,15 @@ class Schedule:
             self._late = most * random.random()  # noqa: S311 - spreads load, guards nothing
         self._timer = self._ground.ledger.timers.set(due + self._late, self._come_due, on_wall=plan.on_wall)
 
+    def _set_next(self) -> None:
+        """Set the timer for the next due time, in place of one that has been dealt with before its time."""
+        assert self._course is not None
+        self._clear_timer()
+        if self._plan.fixed_delay:
+            self._go_on()
+        else:
+            self._set_timer(self._course.next(self._moment()))
+
     def _clear_timer(self) -> None:
         self._due = None
         if self._timer is not None:
@@ -383,6 +400,15 @@ class Schedule:
 
     def _give_up_arrived(self) -> None:
         self._note_missed(len(self._backlog.drop_arrived()))
+
+    def _give_up_late(self) -> bool:
+        """Give up a fire that has come due and waits for its jitter; False if there is none: a pause has passed over it."""
+        if self.is_paused or self._due is None or not self._late or self._due > self._moment():
+            return False
+        assert self._course is not None
+        arrival = self._course.arrive(self._moment())
+        self._note_missed(len(arrival.due) + arrival.missed)
+        return True
 
     # What it remembers
 

@@ -6,7 +6,7 @@ from typing import Any
 import anyio
 import pytest
 
-from flowmesh import Mesh, ScheduleStatistics
+from flowmesh import Context, Mesh, ScheduleStatistics
 from flowmesh._runtime.scheduling import Schedule
 from flowmesh.errors import InvalidHandler, MeshStopped, NotRunning, PreconditionFailed, WrongBody
 from flowmesh.policies import MailboxOptions, Retry
@@ -209,6 +209,68 @@ async def test_pause_and_resume():
         await advance(10)
     assert times == [10.0, 50.0]
     assert (schedule.fired, schedule.skipped) == (2, 0)
+
+
+@pytest.mark.parametrize("fixed_delay", [False, True])
+async def test_a_fire_that_waits_for_its_jitter_when_it_is_paused_is_missed(monkeypatch: pytest.MonkeyPatch, fixed_delay: bool):
+    """Its due time has come before the pause: it is counted, once, and the next fire tells of it; `next_fire` is ahead."""
+    monkeypatch.setattr("flowmesh._runtime.scheduling.random.random", lambda: 0.5)
+    mesh = Mesh("shop", clock=VirtualClock())
+    fires: list[tuple[float, int]] = []
+
+    @mesh.actor
+    async def work(_: None, ctx: Context) -> None:
+        assert ctx.fire is not None
+        fires.append((ctx.fire.scheduled.timestamp() - EPOCH, ctx.fire.missed))
+
+    schedule = mesh.every(100, work, jitter=80, fixed_delay=fixed_delay)
+    async with mesh:
+        await advance(110)
+        assert (schedule.fired, schedule.missed) == (0, 0)
+        schedule.pause()
+        schedule.pause()
+        assert schedule.missed == 1
+        schedule.resume()
+        following = 210 if fixed_delay else 200
+        assert schedule.next_fire == datetime.datetime.fromtimestamp(EPOCH + following, datetime.UTC)
+        await advance(145)
+    assert fires == [(following, 1)]
+    assert (schedule.fired, schedule.skipped, schedule.missed) == (1, 0, 1)
+
+
+async def test_a_due_time_of_a_pause_is_passed_over_while_it_would_wait_for_its_jitter(monkeypatch: pytest.MonkeyPatch):
+    """It has come in the pause, so it is not counted; resumed before the end of its jitter, `next_fire` names the next one."""
+    monkeypatch.setattr("flowmesh._runtime.scheduling.random.random", lambda: 0.5)
+    mesh = Mesh("shop", clock=VirtualClock())
+    work, times = _recorder(mesh)
+    schedule = mesh.every(100, work, jitter=80)
+    async with mesh:
+        await advance(90)
+        schedule.pause()
+        await advance(20)
+        schedule.pause()
+        schedule.resume()
+        assert schedule.next_fire == datetime.datetime.fromtimestamp(EPOCH + 200, datetime.UTC)
+        await advance(200)
+    assert times == [240.0]
+    assert (schedule.fired, schedule.missed) == (1, 1)
+
+
+async def test_a_fire_that_waits_for_its_jitter_when_its_mesh_stops_is_missed_if_the_next_run_begins_anew(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Of a plain interval without a store nothing is made up for; a cron line goes on where it was, and makes up for it."""
+    monkeypatch.setattr("flowmesh._runtime.scheduling.random.random", lambda: 0.5)
+    mesh = Mesh("shop", clock=VirtualClock())
+    work, _ = _recorder(mesh)
+    plain = mesh.every(60, work, jitter=50, name="plain")
+    cron = mesh.cron("* * * * *", work, jitter=50, name="cron")
+    async with mesh:
+        await advance(70)
+    assert (plain.fired, plain.missed, cron.fired, cron.missed) == (0, 1, 0, 0)
+    async with mesh:
+        await settled()
+        assert (plain.fired, cron.fired) == (0, 1)
 
 
 async def test_cancel_is_for_good():
