@@ -54,7 +54,7 @@ class Scheduling(Declaring):
 
         Due times are whole numbers of intervals after the start of the mesh, so they do not drift, and are measured on the
         monotonic clock, so that nobody who sets the wall clock moves them; the first is one interval after the start. With
-        `start=` they are counted from that moment, on the wall clock, and it is the first.
+        `start=` they are counted from that moment, on the wall clock, and it is the first, also if the mesh starts just then.
 
         Args:
             seconds: the interval, more than zero.

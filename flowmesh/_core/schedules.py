@@ -39,6 +39,8 @@ PUNCTUAL: Final = 1.0
 """Seconds after its due time within which a fire counts as in time, and is made with `catchup="none"` too."""
 WAITING: Final = 1_000
 """Fires that may wait for the one before them with `overlap="queue"`; a further one is skipped."""
+_SAME: Final = 1e-6
+"""Seconds: moments closer than that are the same, as a datetime tells them."""
 _SPANS: Final = 16
 """Stretches of the wall clock that are remembered as lived through; it takes a clock set back or ahead to begin another."""
 
@@ -265,12 +267,16 @@ class Plan(Struct, frozen=True):
         """It is about the wall clock."""
         return not self.fixed_delay and (self.start is not None or isinstance(self.rule, CronLine))
 
-    def course_from(self, now: float, wall: float) -> Course:
+    def course_from(self, now: float, wall: float, *, told: float = -math.inf) -> Course:
         """Return where it stands when it starts at `now` on its own clock, which is `wall` on the wall clock.
 
-        With `fixed_delay`, each end of a fire is such a start: then `wall` is infinite, so that `start` has passed.
+        A `start` that is this very moment is still to be dealt with, unless it is `told`: the last due time that was. With
+        `fixed_delay`, each end of a fire is such a start: then `wall` is infinite, so that `start` has passed.
         """
-        return Course(self._rule_from(now, wall), self.catchup, self.within, now)
+        since = now
+        if self.start is not None and 0 <= wall - self.start < _SAME and told < self.start - _SAME:
+            since = math.nextafter(self._start_at(now, wall), -math.inf)
+        return Course(self._rule_from(now, wall), self.catchup, self.within, since)
 
     def course_at(self, due: float) -> Course:
         """Return the course of a schedule whose next due time is this one."""
@@ -281,9 +287,14 @@ class Plan(Struct, frozen=True):
         rule, start = self.rule, self.start
         if not isinstance(rule, Interval):
             return rule if start is None else From(rule, start)
-        if start is None or (self.fixed_delay and start <= wall):
+        if start is None or (self.fixed_delay and wall - start >= _SAME):
             return replace(rule, anchor=now)
-        return replace(rule, anchor=start - wall + now if self.fixed_delay else start, first=0)
+        return replace(rule, anchor=self._start_at(now, wall), first=0)
+
+    def _start_at(self, now: float, wall: float) -> float:
+        """Return `start` on its own clock."""
+        assert self.start is not None
+        return self.start - wall + now if self.fixed_delay else self.start
 
 
 Verdict = Literal["fire", "skip", "wait", "overtake"]

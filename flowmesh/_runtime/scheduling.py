@@ -216,7 +216,7 @@ class Schedule:
         is_known = standing is not None and self._take_up(standing, now, wall)
         if not is_known:
             if self._course is None or not self._plan.on_wall:
-                self._course = self._plan.course_from(wall if self._plan.on_wall else now, wall)
+                self._course = self._plan.course_from(wall if self._plan.on_wall else now, wall, told=self._told)
             self._set_offset(now, wall)
             self._anchor = now + self._offset
             self._memory.change()
@@ -225,7 +225,7 @@ class Schedule:
             self._look(self._moment(), late=0.0)
         elif not (self._round.is_open or self._due is not None):
             assert self._course is not None
-            self._set_timer(self._course.next(now))
+            self._set_timer(self._course.next(self._course.end))
         self._go_on()
         self._memory.write(ground)
 
@@ -255,7 +255,7 @@ class Schedule:
         self._anchor = standing.anchor
         self._set_offset(now, wall, max((end for _, end in standing.lived), default=-math.inf))
         if plan.fixed_delay:
-            self._course = plan.course_from(now, wall)
+            self._course = plan.course_from(now, wall, told=self._told)
             if standing.due is not None:
                 # Late, or as early as it can be: it was set by a clock that may have been set since.
                 due = max(now, min(standing.due - self._offset, self._course.next(now) or math.inf))

@@ -4,10 +4,11 @@ import datetime
 import zoneinfo
 from typing import Any
 
+import anyio
 import pytest
 
 from flowmesh import Context, Mesh, Part
-from flowmesh.testing import EPOCH, VirtualClock, advance
+from flowmesh.testing import EPOCH, VirtualClock, advance, settled
 
 pytestmark = pytest.mark.anyio
 
@@ -243,6 +244,43 @@ async def test_an_interval_with_a_start_is_on_the_wall_clock():
         await advance(3.5 * HOUR)
         assert fires(early) == ["01 00:15", "01 01:15", "01 02:15", "01 03:15"]
         assert fires(late) == ["01 02:00", "01 03:00"]
+
+
+@pytest.mark.parametrize("early", [0.0, 4e-7], ids=["exact", "rounded"])
+async def test_a_start_that_is_the_very_moment_at_which_the_mesh_starts(early: float):
+    """It is the first due time, of an interval and of a cron line that names it; another run in that moment repeats nothing.
+
+    A datetime tells microseconds, so it may be a bit before the moment that it was read at.
+    """
+    mesh = Mesh("shop", clock=VirtualClock())
+    box = mesh.mailbox("box")
+    await anyio.sleep(60 + early)
+    start = datetime.datetime.fromtimestamp(EPOCH + 60, UTC)
+    mesh.every(HOUR, box, start=start, name="every")
+    mesh.every(HOUR, box, start=start, name="after", fixed_delay=True)
+    mesh.cron("* * * * *", box, start=start, name="cron", catchup="none")
+    mesh.cron("30 * * * *", box, start=start, name="other")
+    for _ in range(2):
+        async with mesh:
+            await settled()
+            assert sorted(m.id for m in box.peek()) == [
+                f"{name}@2024-01-01T00:01:00+00:00" for name in ("after", "cron", "every")
+            ]
+    box.purge()
+    async with mesh:
+        await advance(HOUR + 1)
+        assert [m.fire.scheduled for m in box.peek(100) if m.fire and m.fire.schedule == "every"] == [start.replace(hour=1)]
+
+
+async def test_one_that_is_declared_while_the_mesh_runs_at_the_moment_of_its_start():
+    """It fires at once."""
+    mesh = Mesh("shop", clock=VirtualClock())
+    box = mesh.mailbox("box")
+    async with mesh:
+        await anyio.sleep(5)
+        mesh.every(10, box, start=datetime.datetime.fromtimestamp(EPOCH + 5, UTC))
+        await advance(11)
+        assert [m.fire.scheduled.second for m in box.peek() if m.fire] == [5, 15]
 
 
 async def test_cron_with_a_start():

@@ -113,6 +113,31 @@ async def test_catchup_says_what_is_made_up_for(ends: str, catchup: str, within:
     assert await process.live(1, ends=ends) == expected
 
 
+@pytest.mark.parametrize("ends", ["killed", "stopped"])
+@pytest.mark.parametrize("fixed_delay", [False, True])
+async def test_a_start_in_the_moment_of_two_processes_is_fired_once(ends: str, fixed_delay: bool):
+    """The second one starts in the moment that `start=` names, too, and finds that it has been dealt with."""
+    start = datetime.datetime.fromtimestamp(EPOCH, datetime.UTC)
+
+    def declare(mesh: Mesh, box: Any) -> Schedule:
+        return mesh.every(HOUR, box, start=start, fixed_delay=fixed_delay)
+
+    process = Process(declare)
+    assert await process.live(0, ends=ends) == [0]
+    assert await process.live(0, ends=ends) == [0]
+    assert await process.live(0, ends=ends) == [0]
+
+
+async def test_a_start_that_was_fired_is_not_fired_again_with_another_rule():
+    """The schedule begins anew in that very moment, but a due time is entered once."""
+    start = datetime.datetime.fromtimestamp(EPOCH, datetime.UTC)
+    process = Process(lambda mesh, box: mesh.every(HOUR, box, start=start, name="tick"))
+    assert await process.live(0) == [0]
+    process.declare = lambda mesh, box: mesh.every(HOUR / 2, box, start=start, name="tick")
+    assert await process.live(0) == [0]
+    assert await process.live(HOUR) == [0, HOUR / 2, HOUR]
+
+
 async def test_what_was_missed_is_told_by_the_first_fire_after_it():
     """Also if the process that missed it is gone by then."""
     process = Process(every(10, catchup="none"))
