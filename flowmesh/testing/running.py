@@ -86,7 +86,7 @@ async def running(
 
     Args:
         mesh: what to run.
-        dead_letters: those that may be left in `mesh.dead_letters`, and must be; "any" does not look.
+        dead_letters: those that may be left in `mesh.dead_letters`, and must be, one for each entry; "any" does not look.
         history: records what becomes of every copy, and is checked at the end.
         leftovers: "discard" throws away at the end what is left in mailboxes, timers and dead letters; what is in a store
             stays there, so give each test its own.

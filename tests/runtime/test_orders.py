@@ -32,7 +32,7 @@ async def test_a_work_queue_with_retries(running_mesh: RunningMesh, mesh_history
         ctx.publish(mesh.exchange(""), job, key="done")
 
     jobs = [Job(number, fails=number % 4) for number in range(12)]
-    async with running_mesh(mesh, dead_letters=[Dead("work", "failed", lambda job: job.fails == 3)]):
+    async with running_mesh(mesh, dead_letters=[Dead("work", "failed", lambda job: job.fails == 3, count=3)]):
         async with anyio.create_task_group() as group:
             for job in jobs:
                 group.start_soon(work.tell, job)

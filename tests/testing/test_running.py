@@ -2,13 +2,16 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 import anyio
 import pytest
 
 from flowmesh import Batch, Context, Debounce, Mesh, Rate, Reject, Retry
 from flowmesh.errors import PreconditionFailed
+from flowmesh.message import Death, Message, Properties
 from flowmesh.testing import EPOCH, Dead, DeadLettersError, History, VirtualClock, running
+from flowmesh.testing.letters import check_letters
 from flowmesh.testing.plugin import RunningMesh
 
 DAY = 86_400.0
@@ -25,6 +28,11 @@ def shop() -> tuple[Mesh, list[str]]:
         seen.append(name)
 
     return mesh, seen
+
+
+def letter(body: str) -> Message:
+    """A dead letter of `charge`."""
+    return Message("m-", 1, body, properties=Properties(deaths=(Death("charge", "rejected", 1, 0.0, "", ("charge",)),)))
 
 
 async def tell(mesh: Mesh, name: str, delay: float | None = None) -> None:
@@ -138,6 +146,48 @@ async def test_an_expected_dead_letter_must_come(running_mesh: RunningMesh, expe
         async with running_mesh(mesh, dead_letters=[expected]):
             await tell(mesh, "bad")
     assert caught.value.missing == [expected]
+
+
+@pytest.mark.parametrize(
+    "left, expected",
+    [
+        (["bad"] * 2, [Dead("charge")] * 2),
+        (["bad"] * 2, [Dead("charge", count=2)]),
+        (["bad"] * 3, [Dead("charge", count=None)]),
+        (["bad"] * 3, [Dead("charge", count=2), Dead(count=None)]),
+        (["bad", "worse"], [Dead("charge"), Dead(body="bad")]),
+        (["worse", "bad"], [Dead("charge"), Dead(body="bad")]),
+        (["bad", "worse", "bad"], [Dead(), Dead(body="bad", count=None), Dead(body="bad")]),
+    ],
+)
+def test_each_expected_dead_letter_is_another_one(left: list[str], expected: list[Dead]):
+    """One that fits several entries counts for the one that makes them all come true."""
+    check_letters([letter(body) for body in left], expected)
+
+
+@pytest.mark.parametrize(
+    "left, expected, unexpected, missing, text",
+    [
+        (["bad"], [Dead("charge")] * 3, [], [Dead("charge")] * 2, r"in 'charge': any reason \(2 more\)$"),
+        (["bad"], [Dead("charge", count=2)], [], [Dead("charge", count=2)], "in 'charge': any reason$"),
+        ([], [Dead("charge", count=None)], [], [Dead("charge", count=None)], "in 'charge': any reason$"),
+        (["bad"] * 2, [Dead("charge")], ["bad"], [], r"expected were left \(1\)"),
+        (["bad"] * 2, [Dead(body="bad"), Dead(body="worse")], ["bad"], [Dead(body="worse")], "expected were left"),
+        (["worse", "bad"], [Dead(body="bad", count=None)], ["worse"], [], "expected were left"),
+    ],
+)
+def test_dead_letters_are_counted(left: list[str], expected: list[Dead], unexpected: list[str], missing: list[Dead], text: str):
+    """An entry stands for one letter, or for `count`: what is left over and what is missing is named."""
+    with pytest.raises(DeadLettersError, match=text) as caught:
+        check_letters([letter(body) for body in left], expected)
+    assert ([letter.body for letter in caught.value.unexpected], caught.value.missing) == (unexpected, missing)
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, True, "2"])
+def test_a_count_that_is_none(count: Any):
+    """It is refused where it is written."""
+    with pytest.raises(ValueError, match="count must be a whole number of at least 1, or None, not "):
+        Dead(count=count)
 
 
 async def test_any_dead_letters_may_be_left(running_mesh: RunningMesh):
