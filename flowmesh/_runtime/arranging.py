@@ -18,7 +18,7 @@ __all__ = ["Arrangement", "arrangement"]
 
 
 class Arrangement(Protocol):
-    """Makes, for one run of a mesh, the containers whose order is its choice. Adapters: `flowmesh.testing.explore`."""
+    """Makes, for one run of a mesh, what is otherwise left to chance. Adapters: `flowmesh.testing.explore`."""
 
     def parking(self, parking: Parking) -> Parking:
         """Return what parks and wakes on behalf of the backend's own parking; a wake-up may take its time, but none is lost."""
@@ -30,6 +30,10 @@ class Arrangement(Protocol):
 
     def parked(self) -> list[Worker]:
         """Return the stack of idle workers: what `pop` takes of it is woken."""
+        ...
+
+    def prefix(self) -> str:
+        """Return what the ids of messages begin with; another one each time."""
         ...
 
     def workers(self) -> set[Worker]:

@@ -166,6 +166,8 @@ class Engine:
             raise
         arranged = arrangement.get()
         ground.parking = parking if arranged is None else arranged.parking(parking)
+        if arranged is not None:
+            ground.prefix = arranged.prefix()
         ground.now = ground.clock.now
         ground.thread = get_ident()
         ground.cause = None

@@ -4,7 +4,7 @@ Drawn: which ready actor is next, which idle worker is woken, how many messages 
 run, in which order and how much later parked tasks go on, and how often somebody who lets the others run does so.  All of
 it may happen on a busy machine, and none of it breaks a promise: copies of one mailbox keep their order, lines for room theirs.
 On trio, the scheduler's own order is drawn from the seed as well.  So are random numbers of the `random` module, jitter among
-them.  What threads, sockets and real time do is not.
+them, and what the ids of messages begin with.  What threads, sockets and real time do is not.
 """
 
 import asyncio
@@ -156,6 +156,7 @@ class Order:
 
     def __init__(self, seed: int) -> None:
         self._chance = random.Random(seed)  # noqa: S311 - chosen, not secret
+        self._names = random.Random(f"ids of {seed}")  # noqa: S311 - as above; of its own, so that no name changes an order
 
     def parking(self, parking: Parking) -> Parking:
         """Return one that wakes in any order."""
@@ -168,6 +169,10 @@ class Order:
     def parked(self) -> list[Worker]:
         """Return one that gives any worker."""
         return _Parked(self._chance)
+
+    def prefix(self) -> str:
+        """Return one that the next run with this seed has at the same place."""
+        return f"{self._names.getrandbits(48):012x}-"
 
     def workers(self) -> set[Worker]:
         """Return one that keeps the order of arrival."""
