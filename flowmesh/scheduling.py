@@ -65,7 +65,7 @@ class Scheduling(Declaring):
 
         Raises:
             ValueError: an interval that is not positive, or an option out of its range.
-            TypeError: an unknown option, naming the one that was meant.
+            TypeError: an unknown option, naming the one that was meant; a `body` or `key` that nobody would be sent.
             WrongBody: the actor does not take the body.
             InvalidBinding: the target belongs to another mesh, or is deleted.
             PreconditionFailed: a schedule of that name exists.
@@ -128,7 +128,14 @@ class Scheduling(Declaring):
         caller: Mapping[str, Any],
     ) -> Any:
         """Declare a schedule that sends this body with this key; without a target, return what decorates its actor."""
+        body, key = sent
         if target is None:
+            for option, is_given in (("body", body is not None), ("key", key != "")):
+                if is_given:
+                    raise TypeError(
+                        f"{option}= without a target: what this decorates takes no message; declare an actor, and give it as "
+                        f"the target: mesh.every(seconds, actor, body=...)"
+                    )
 
             def declare(function: Callable[..., Any]) -> Actor[None, Any]:
                 actor = self._declare_actor(function, {}, caller, schedule=name or "")
@@ -136,9 +143,11 @@ class Scheduling(Declaring):
                 return actor
 
             return declare
-        schedule = make_schedule(self._engine, plan, target, name=name, body=sent[0])
+        if key != "" and isinstance(target, Actor | Mailbox):
+            raise TypeError(f"key= is for an exchange: {target!r} is sent to directly; leave it out, or give an exchange")
+        schedule = make_schedule(self._engine, plan, target, name=name, body=body)
         self._check_reference(target, f"schedule {schedule.name!r} cannot fire at {target!r}")
-        declaration = ScheduleDeclaration(schedule, target, check_key(sent[1]))
+        declaration = ScheduleDeclaration(schedule, target, check_key(key))
         declaration.place(self._engine)
         self._keep(declaration)
         return schedule

@@ -375,6 +375,22 @@ async def test_wrong_declarations_name_the_mend():
         mesh.every(1, work, body=1, name="tick")
 
 
+async def test_a_body_or_a_key_that_nobody_would_be_sent():
+    """A decorated handler takes no message, and only an exchange looks at a key: nothing is declared."""
+    mesh = Mesh("shop")
+    work, _ = _recorder(mesh)
+    given: list[dict[str, Any]] = [{"body": 1}, {"key": "a"}, {"body": 0}]
+    for options in given:
+        (option,) = options
+        for decorate in (lambda given: mesh.every(1, **given), lambda given: mesh.cron("@daily", **given)):
+            with pytest.raises(TypeError, match=rf"^{option}= without a target: what this decorates takes no message; declare"):
+                decorate(options)
+    for target in (work, mesh.mailbox("box")):
+        with pytest.raises(TypeError, match=r"^key= is for an exchange: <.*> is sent to directly; leave it out, or give an"):
+            mesh.every(1, target, key="a")
+    assert mesh._engine.residents.schedules == {}
+
+
 async def test_the_decorator_refuses_a_handler_that_takes_a_message():
     """A handler with a body has nothing to be called with: InvalidHandler, and neither actor nor schedule is left behind."""
     mesh = Mesh("shop")
