@@ -116,25 +116,27 @@ def plan_cron(line: str, options: CronOptions) -> Plan:
 
 
 def make_schedule(
-    engine: Engine, plan: Plan, target: Actor[Any, Any] | Exchange | Mailbox, *, name: str | None, body: Any
+    engine: Engine, plan: Plan, target: Actor[Any, Any] | Exchange | Mailbox, *, name: str | None, body: Any, key: str
 ) -> Schedule:
-    """Return the handle of a schedule that fires such a body at this target; nothing has been declared yet.
+    """Return the handle of a schedule that fires such a body at this target: the one that there is, or one to be declared.
 
     Raises:
-        PreconditionFailed: its name is taken.
+        PreconditionFailed: its name is taken by another one.
         TypeError: the target is something else.
         WrongBody: the target is an actor that does not take the body.
     """
     name = str(name or getattr(target, "name", "?"))
-    if name in engine.residents.schedules:
-        raise second_schedule(engine, name)
+    found = engine.residents.schedules.get(name)
     if not isinstance(target, Actor | Exchange | Mailbox):  # pyright: ignore[reportUnnecessaryIsInstance] - users get it wrong
         raise TypeError(f"target of schedule {name!r} must be an actor, an exchange or a mailbox of this mesh, not {target!r}")
-    usual: Overlap = "allow"
+    plan = replace(plan, overlap=plan.overlap or ("skip" if isinstance(target, Actor) else "allow"))
+    if found is not None:
+        if not found.is_declared_as(plan, body, (target, key)):
+            raise second_schedule(engine, name)
+        return found
     if isinstance(target, Actor):
         target.check_body(body)
-        usual = "skip"
-    return Schedule(name, replace(plan, overlap=plan.overlap or usual), body)
+    return Schedule(name, plan, body, (target, key))
 
 
 def second_schedule(engine: Engine, name: str) -> PreconditionFailed:

@@ -52,6 +52,9 @@ class Scheduling(Declaring):
     ) -> Any:
         """Publish a message every so many seconds, while the mesh runs; without a target, decorate a handler that takes none.
 
+        A schedule that is declared once more, with equal options, target, body and key, is the same one; so this gives the
+        Schedule of a decorated handler: `mesh.every(60, refresh)`.
+
         Due times are whole numbers of intervals after the start of the mesh, so they do not drift, and are measured on the
         monotonic clock, so that nobody who sets the wall clock moves them; the first is one interval after the start. With
         `start=` they are counted from that moment, on the wall clock, and it is the first, also if the mesh starts just then.
@@ -68,7 +71,7 @@ class Scheduling(Declaring):
             TypeError: an unknown option, naming the one that was meant; a `body` or `key` that nobody would be sent.
             WrongBody: the actor does not take the body.
             InvalidBinding: the target belongs to another mesh, or is deleted.
-            PreconditionFailed: a schedule of that name exists.
+            PreconditionFailed: a schedule of that name exists, and is declared differently.
             InvalidHandler: the decorated handler takes a message.
         """
         return self._schedule(plan_every(seconds, options), target, options.get("name"), (body, key), locals_of_caller(1))
@@ -145,7 +148,9 @@ class Scheduling(Declaring):
             return declare
         if key != "" and isinstance(target, Actor | Mailbox):
             raise TypeError(f"key= is for an exchange: {target!r} is sent to directly; leave it out, or give an exchange")
-        schedule = make_schedule(self._engine, plan, target, name=name, body=body)
+        schedule = make_schedule(self._engine, plan, target, name=name, body=body, key=key)
+        if schedule.name in self._engine.residents.schedules:
+            return schedule
         self._check_reference(target, f"schedule {schedule.name!r} cannot fire at {target!r}")
         declaration = ScheduleDeclaration(schedule, target, check_key(key))
         declaration.place(self._engine)

@@ -61,6 +61,12 @@ class CronLine:
         self._known: tuple[float, float] | None = None  # a moment, and the first due time after it
         self._is_fixed = not (fields[0].startswith("*") or fields[1].startswith("*"))
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CronLine) and (other.line, other.zone) == (self.line, self.zone)
+
+    def __hash__(self) -> int:
+        return hash((self.line, self.zone))
+
     def after(self, moment: float) -> float | None:
         """Return its first due time after `moment`, or None if there is none within fifty years."""
         known = self._known

@@ -49,7 +49,7 @@ class Schedule:
     _key: str
     _scheduler: Scheduler
 
-    def __init__(self, name: str, plan: Plan, body: Any) -> None:
+    def __init__(self, name: str, plan: Plan, body: Any, aim: tuple[Any, str]) -> None:
         self.name = name
         self.fired = 0
         self.skipped = 0
@@ -59,6 +59,7 @@ class Schedule:
         self.known_in: list[dict[str, Schedule]] = []
         self._plan = plan
         self._body = body
+        self._aim = aim  # the handle of what it fires at, and the key
         self._course: Course | None = None
         self._is_running = False
         self._timer: Timer | None = None  # for the next due time
@@ -77,6 +78,12 @@ class Schedule:
 
     def __repr__(self) -> str:
         return f"<Schedule {self.name!r}>"
+
+    def is_declared_as(self, plan: Plan, body: Any, aim: tuple[Any, str]) -> bool:
+        """It is what this declares: the same due times, the same message to the same target."""
+        is_same_aim = aim[0] is self._aim[0] and aim[1] == self._aim[1]
+        is_same_body = body is self._body or (type(body) is type(self._body) and bool(body == self._body))
+        return is_same_aim and is_same_body and plan == self._plan
 
     def attach(self, ground: Ground, exchange: Exchange, *, key: str, scheduler: Scheduler) -> None:
         """Fire into this exchange from now on: it has been declared in a mesh, or its part has been added to one."""

@@ -372,7 +372,50 @@ async def test_wrong_declarations_name_the_mend():
     assert mesh._engine.residents.schedules == {}
     mesh.every(1, work, body=1, name="tick")
     with pytest.raises(PreconditionFailed, match=r"schedule 'tick' exists in mesh 'shop': give this one another name="):
-        mesh.every(1, work, body=1, name="tick")
+        mesh.every(2, work, body=1, name="tick")
+
+
+async def test_one_that_is_declared_once_more_is_the_same():
+    """With equal options, target, body and key; so the schedule of a decorated handler is found, before and during a run."""
+    mesh = Mesh("shop", clock=VirtualClock())
+    times: list[float] = []
+
+    @mesh.every(10, name="beat")
+    async def beat() -> None:
+        times.append(anyio.current_time())
+
+    @mesh.cron("@hourly", tz="Europe/Berlin", jitter=3)
+    async def report() -> None: ...
+
+    schedule = mesh.every(10, beat, name="beat")
+    assert isinstance(schedule, Schedule)
+    hourly = mesh.cron("@hourly", report, tz="Europe/Berlin", jitter=3, overlap="skip")
+    events, box = mesh.exchange("events"), mesh.mailbox("box")
+    told = mesh.every(5, events, body=[1], key="a", name="told")
+    assert mesh.every(5, mesh.exchange("events"), body=[1], key="a", name="told") is told
+    async with mesh:
+        await advance(15)
+        assert mesh.every(10, beat, name="beat") is schedule
+        assert mesh.cron("@hourly", report, tz="Europe/Berlin", jitter=3) is hourly
+        schedule.pause()
+        await advance(20)
+    assert times == [10.0]
+    for declare in (
+        lambda: mesh.every(11, beat, name="beat"),
+        lambda: mesh.every(10, beat, name="beat", jitter=1),
+        lambda: mesh.cron("@hourly", beat, name="beat"),
+        lambda: mesh.every(10, report, name="beat"),
+        lambda: mesh.every(10, box, name="beat"),
+        lambda: mesh.cron("@daily", report, tz="Europe/Berlin", jitter=3),
+        lambda: mesh.cron("@hourly", report, tz="Europe/Paris", jitter=3),
+        lambda: mesh.every(5, events, body=[1], key="b", name="told"),
+        lambda: mesh.every(5, events, body=[2], key="a", name="told"),
+        lambda: mesh.every(5, events, body=[True], name="told"),
+    ):
+        with pytest.raises(PreconditionFailed, match="exists in mesh 'shop': give this one another name="):
+            declare()
+    schedule.cancel()
+    assert mesh.every(10, beat, name="beat") is not schedule
 
 
 async def test_a_body_or_a_key_that_nobody_would_be_sent():
