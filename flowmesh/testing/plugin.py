@@ -50,8 +50,9 @@ def mesh_backend(request: pytest.FixtureRequest) -> Backend:
 
 
 @pytest.fixture
-def mesh_history() -> History:
+def mesh_history(mesh_backend: Backend) -> History:
     """A History of each mesh that the test runs by `running_mesh`, checked when the mesh has stopped."""
+    del mesh_backend  # Asked for so that the test is run by this plugin, on each.
     return History()
 
 
@@ -103,13 +104,31 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("mesh_backend", BACKENDS, indirect=True)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail a test that is marked mesh_orders, and would be run in one order only.
+
+    A mark of a whole module or class is about its async tests.
+    """
+    if not isinstance(item, pytest.Function) or _is_run_here(item) or item.get_closest_marker("mesh_orders") is None:
+        return
+    if not inspect.iscoroutinefunction(item.obj):
+        if any(marker.name == "mesh_orders" for marker in item.own_markers):
+            pytest.fail(
+                "mesh_orders is for async tests: make it async, or call flowmesh.testing.explore(test) in it", pytrace=False
+            )
+    else:
+        pytest.fail(
+            "mesh_orders is for tests that Flowmesh's plugin runs: ask for running_mesh, mesh_history or mesh_backend, and "
+            "leave out what gives the test to another plugin (the marks anyio, trio, asyncio, and anyio_backend); or call "
+            "flowmesh.testing.explore(test) in a test that is not async",
+            pytrace=False,
+        )
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run an async test that asks for a fixture of this plugin, and that no other plugin runs."""
-    names = pyfuncitem.fixturenames
-    if "mesh_backend" not in names or "anyio_backend" in names or not inspect.iscoroutinefunction(pyfuncitem.obj):
-        return None
-    if any(pyfuncitem.get_closest_marker(name) for name in _OTHERS):
+    if not _is_run_here(pyfuncitem):
         return None
     given = cast("dict[str, Any]", pyfuncitem.funcargs)
     backend: Backend = given["mesh_backend"]
@@ -122,6 +141,14 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     else:
         _run_orders(pyfuncitem, test, orders, backend, options, given.get("mesh_history"))
     return True
+
+
+def _is_run_here(item: pytest.Function) -> bool:
+    """Whether this plugin runs a test: an async one that asks for one of its fixtures, and that no other plugin runs."""
+    names = item.fixturenames
+    if "mesh_backend" not in names or "anyio_backend" in names or not inspect.iscoroutinefunction(item.obj):
+        return False
+    return not any(item.get_closest_marker(name) for name in _OTHERS)
 
 
 def _run_orders(

@@ -97,6 +97,67 @@ async def test_standstill(running_mesh):
     assert sum(line.startswith("E") and "StandstillError: virtual time" in line for line in result.outlines) == 2
 
 
+def test_orders_of_a_test_that_asks_for_a_history_only(pytester: pytest.Pytester):
+    """It is run by the plugin as any other: on each backend, in each order."""
+    pytester.makepyfile(
+        """
+import pytest
+
+runs = []
+
+@pytest.mark.mesh_orders(5)
+async def test_orders(mesh_history):
+    runs.append(1)
+
+def test_runs():
+    assert len(runs) == 10
+"""
+    )
+    run_suite(pytester).assert_outcomes(passed=3)
+
+
+def test_orders_that_would_not_be_tried_are_an_error(pytester: pytest.Pytester):
+    """A marked test that is not async, or that another plugin runs; a mark of a module leaves its other tests alone."""
+    pytester.makepyfile(
+        test_marked="""
+import pytest
+from flowmesh.testing import BACKENDS, virtual_backend
+
+@pytest.fixture(params=BACKENDS)
+def anyio_backend(request):
+    return virtual_backend(request.param)
+
+@pytest.mark.anyio
+@pytest.mark.mesh_orders(20)
+async def test_of_anyio(running_mesh):
+    raise AssertionError("not to be reached")
+
+@pytest.mark.mesh_orders(20)
+def test_not_async():
+    raise AssertionError("not to be reached")
+
+@pytest.mark.anyio
+async def test_not_marked(running_mesh):
+    pass
+""",
+        test_module="""
+import pytest
+
+pytestmark = pytest.mark.mesh_orders(2)
+
+async def test_async(running_mesh):
+    pass
+
+def test_not_async():
+    pass
+""",
+    )
+    result = run_suite(pytester)
+    result.assert_outcomes(errors=3, passed=5)
+    result.stdout.fnmatch_lines(["mesh_orders is for async tests: make it async*"])
+    result.stdout.fnmatch_lines(["mesh_orders is for tests that Flowmesh's plugin runs: ask for running_mesh*"])
+
+
 def test_orders_and_their_replay(pytester: pytest.Pytester):
     """`mesh_orders` tries many, each with a fresh history; the failing one is replayed by the line that the error shows."""
     pytester.makepyfile(
