@@ -28,6 +28,7 @@ from flowmesh._runtime.journal import REST
 from flowmesh._runtime.remembering import Remembering
 from flowmesh._runtime.scheduler import Scheduler
 from flowmesh._runtime.statistics import ScheduleStatistics
+from flowmesh.checks import is_whole, require
 from flowmesh.errors import MeshStopped, PreconditionFailed, StoreError, StoreFull
 from flowmesh.message import Fire
 
@@ -35,6 +36,8 @@ __all__ = ["Schedule"]
 
 _TICK: Final = 1e-6
 """Seconds: what a due time in an id is exact to."""
+_LAST: Final = datetime.datetime(9999, 12, 31, tzinfo=datetime.UTC).timestamp()
+"""The end of the times that a datetime tells in every zone."""
 
 
 class Schedule:
@@ -98,7 +101,7 @@ class Schedule:
     @property
     def next_fire(self) -> datetime.datetime | None:
         """When it is due next (aware), or None: it is paused, cancelled or over, waits for a fire, or its mesh does not run."""
-        if self._due is None or self.is_paused:
+        if self._due is None or self.is_paused or self._due + self._offset >= _LAST:
             return None
         return self._told_as(self._due + self._offset)
 
@@ -109,19 +112,19 @@ class Schedule:
         `fixed_delay=True` it is as if every fire were settled at once.
 
         Args:
-            limit: how many, at most.
+            limit: how many, at most; at least 1. What comes after the year 9999 is left out.
             after: the first one is later than this; None means now.
 
         Raises:
-            ValueError: `after` has no time zone, or `limit` is negative.
+            ValueError: `after` has no time zone, or `limit` is no whole number of at least 1.
         """
-        if limit < 0:
-            raise ValueError(f"limit must be zero or more, not {limit!r}")
+        require(is_whole(limit) and limit >= 1, "limit", "a whole number of at least 1", limit)
         if after is not None and after.tzinfo is None:
             raise ValueError(f"after must have a time zone, as in datetime.now(UTC), not {after!r}")
         if self.is_cancelled:
             return []
-        found = itertools.islice(self._dues(None if after is None else after.timestamp()), limit)
+        dues = itertools.takewhile(lambda due: due < _LAST, self._dues(None if after is None else after.timestamp()))
+        found = itertools.islice(dues, limit)
         return [self._told_as(due) for due in found]
 
     def pause(self) -> None:

@@ -418,6 +418,18 @@ async def test_one_that_is_declared_once_more_is_the_same():
     assert mesh.every(10, beat, name="beat") is not schedule
 
 
+async def test_due_times_that_no_datetime_tells():
+    """What comes after the year 9999 is left out, and is not named as the next one."""
+    mesh = Mesh("shop", clock=VirtualClock())
+    work, _ = _recorder(mesh)
+    schedule = mesh.every(2e11, work)
+    assert [due.year for due in schedule.upcoming(3)] == [8361]
+    assert mesh.every(1e12, work, name="never").upcoming(2) == []
+    async with mesh:
+        assert mesh.statistics().schedules["never"].next_fire is None
+        assert schedule.next_fire == schedule.upcoming(1)[0]
+
+
 async def test_a_body_or_a_key_that_nobody_would_be_sent():
     """A decorated handler takes no message, and only an exchange looks at a key: nothing is declared."""
     mesh = Mesh("shop")
@@ -589,7 +601,8 @@ async def test_a_cron_schedule_cannot_be_declared_wrongly():
         mesh.every(1, box, fixed_delay=30)  # pyright: ignore[reportArgumentType, reportCallIssue]
     assert mesh._engine.residents.schedules == {}
     schedule = mesh.cron("@daily", box)
-    with pytest.raises(ValueError, match="limit must be zero or more, not -1"):
-        schedule.upcoming(-1)
+    for limit in (-1, 0, 1.5, True):
+        with pytest.raises(ValueError, match=f"limit must be a whole number of at least 1, not {limit}"):
+            schedule.upcoming(limit)  # pyright: ignore[reportArgumentType] - one of them
     with pytest.raises(ValueError, match="after must have a time zone"):
         schedule.upcoming(after=datetime.datetime(2024, 1, 1))  # noqa: DTZ001
