@@ -270,7 +270,7 @@ class Breaker(Policy, frozen=True):
     another pause. One that nothing has come to probe for `within` seconds after its pause is closed as well.
 
     Args:
-        failures: how many failed handler calls open it; a time limit is one, `raise Reject` is none.
+        failures: how many failed handler calls open it; a time limit and `raise RetryAfter` are, `raise Reject` is none.
         within: seconds in which they come.
         pause: seconds from the opening to the probe, and from a failed probe to the next.
         on: exception types that count as failures.
