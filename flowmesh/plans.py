@@ -131,7 +131,7 @@ def make_schedule(
         raise TypeError(f"target of schedule {name!r} must be an actor, an exchange or a mailbox of this mesh, not {target!r}")
     plan = replace(plan, overlap=plan.overlap or ("skip" if isinstance(target, Actor) else "allow"))
     if found is not None:
-        if not found.is_declared_as(plan, body, (target, key)):
+        if not found.is_declared_as(plan, body=body, aim=(target, key)):
             raise second_schedule(engine, name)
         return found
     if isinstance(target, Actor):

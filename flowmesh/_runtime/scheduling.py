@@ -82,7 +82,7 @@ class Schedule:
     def __repr__(self) -> str:
         return f"<Schedule {self.name!r}>"
 
-    def is_declared_as(self, plan: Plan, body: Any, aim: tuple[Any, str]) -> bool:
+    def is_declared_as(self, plan: Plan, *, body: Any, aim: tuple[Any, str]) -> bool:
         """It is what this declares: the same due times, the same message to the same target."""
         is_same_aim = aim[0] is self._aim[0] and aim[1] == self._aim[1]
         is_same_body = body is self._body or (type(body) is type(self._body) and bool(body == self._body))
