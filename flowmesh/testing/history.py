@@ -23,7 +23,7 @@ from flowmesh._core.entry import Outcome
 from flowmesh.message import Message, Receipt
 from flowmesh.ports import Observer
 
-__all__ = ["Finding", "History", "HistoryError", "Kind", "Lane", "Recorded", "judge"]
+__all__ = ["Finding", "History", "HistoryError", "Kind", "Lane", "Orders", "Recorded", "judge"]
 
 Kind = Literal["lost", "duplicated", "unexpected", "reordered"]
 Point = Literal["entered", "handed_out", "retried", "postponed", "resumed", "settled"]
@@ -65,6 +65,13 @@ class HistoryError(AssertionError):
         super().__init__(f"the history of the mesh has {len(self.findings)} faults:{''.join(lines)}{more}")
 
 
+class Orders(Struct, frozen=True):
+    """How mailboxes hand out. `by`: what puts their copies into lanes, by name; `prioritised`: those that go by priority."""
+
+    by: Mapping[str, Lane] = {}
+    prioritised: frozenset[str] = frozenset()
+
+
 class History(Observer):
     """Records what becomes of every copy. Give it to `running(mesh, history=...)`, which checks it when the mesh has stopped.
 
@@ -76,6 +83,7 @@ class History(Observer):
         self.records: list[Recorded] = []
         self.receipts: list[Receipt] = []
         self.by = dict(by or {})
+        self._orders: Callable[[], Orders] = Orders
 
     # What a mesh tells.
 
@@ -130,9 +138,20 @@ class History(Observer):
 
         Args:
             remaining: the ids of the messages that are still in a mailbox, by its name; without it nothing may be left.
-            prioritised: the mailboxes that hand out by priority.
+            prioritised: the mailboxes that hand out by priority, beside those of which `running` knows it.
         """
-        return judge(self.records, self.receipts, remaining=remaining or {}, by=self.by, prioritised=prioritised)
+        known = self._orders()
+        return judge(
+            self.records,
+            self.receipts,
+            remaining=remaining or {},
+            by={**known.by, **self.by},
+            prioritised={*known.prioritised, *prioritised},
+        )
+
+    def judge_by(self, orders: "Callable[[], Orders]") -> None:
+        """Ask this how mailboxes hand out, whenever something is judged; `running` says it."""
+        self._orders = orders
 
     def check(self, remaining: Mapping[str, Collection[str]] | None = None, *, prioritised: Collection[str] = ()) -> None:
         """Raise if there are findings; for the arguments see `findings`.

@@ -14,7 +14,7 @@ from flowmesh._runtime.middleware import Middleware
 from flowmesh.mesh import Mesh
 from flowmesh.message import Message
 from flowmesh.ports import Observer
-from flowmesh.testing.history import History, Lane
+from flowmesh.testing.history import History, Lane, Orders
 from flowmesh.testing.letters import Dead, check_letters, list_letters
 from flowmesh.testing.probe import probes_of
 from flowmesh.testing.virtual import VirtualClock, advance, settled, virtual_time
@@ -109,6 +109,8 @@ async def running(
         try:
             try:
                 async with mesh:
+                    if history is not None:
+                        history.judge_by(lambda: _orders(mesh))
                     yield Running(mesh, clock)
             except BaseException as error:
                 if letters := _letters(mesh, before):
@@ -151,12 +153,16 @@ def _identity(letter: Message) -> tuple[str, int]:
 
 def _check_history(mesh: Mesh, history: History) -> None:
     engine = mesh._engine  # pyright: ignore[reportPrivateUsage] - see above
+    orders = _orders(mesh)
+    history.judge_by(lambda: orders)  # They stay known, whatever becomes of the mesh.
     boxes = [*engine.ground.router.mailboxes.values(), engine.ground.ledger.dead_letters]
-    history.by = {**_lanes(engine.residents.cells.values()), **history.by}
-    history.check(
-        {box.name: {message.id for message in box.peek(_ALL)} for box in boxes},
-        prioritised={box.name for box in boxes if box.options.priorities},
-    )
+    history.check({box.name: {message.id for message in box.peek(_ALL)} for box in boxes})
+
+
+def _orders(mesh: Mesh) -> Orders:
+    engine = mesh._engine  # pyright: ignore[reportPrivateUsage] - see above
+    boxes = [*engine.ground.router.mailboxes.values(), engine.ground.ledger.dead_letters]
+    return Orders(_lanes(engine.residents.cells.values()), frozenset(box.name for box in boxes if box.options.priorities))
 
 
 def _lanes(cells: Iterable[Cell]) -> dict[str, Lane]:

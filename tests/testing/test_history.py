@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Collection
 
+import anyio
 import pytest
 
-from flowmesh import Mesh, Message, Receipt
+from flowmesh import Limit, MailboxOptions, Mesh, Message, Receipt
 from flowmesh._core.mailbox import Mailbox as CoreMailbox
 from flowmesh.testing import Finding, History, HistoryError
 from flowmesh.testing.history import Kind, Recorded, judge
@@ -259,3 +260,31 @@ async def test_lanes_of_a_shared_mailbox_are_left_alone(running_mesh: RunningMes
         for number in range(6):
             await mesh.exchange("").publish(number, "inbox")
     assert sorted(mesh_history.handled("inbox")) == list(range(6))
+
+
+async def test_what_is_judged_by_hand_is_judged_as_at_the_end(running_mesh: RunningMesh, mesh_history: History):
+    """Within the block and after it, the lanes of the actors and the priorities of the mailboxes are known."""
+    mesh = Mesh()
+
+    @mesh.actor(mailbox=MailboxOptions(priorities=True))
+    async def ranked(number: int) -> None: ...
+
+    @mesh.actor(by=lambda number: number % 2, concurrency=2)
+    async def laned(number: int) -> None:
+        await anyio.sleep(10 if number == 0 else 1)
+
+    @mesh.actor(gates=[Limit(1, by=lambda number: number % 2)], concurrency=2)
+    async def limited(number: int) -> None:
+        await anyio.sleep(10 if number == 0 else 1)
+
+    async with running_mesh(mesh) as time:
+        ranked.pause()
+        for number in range(4):
+            await ranked.tell(number, priority=number)
+            await laned.tell(number)
+            await limited.tell(number)
+        ranked.resume()
+        await time.idle()
+        assert [mesh_history.handled(name) for name in ("ranked", "laned")] == [[3, 2, 1, 0], [1, 3, 0, 2]]
+        assert mesh_history.findings() == []
+    assert mesh_history.findings() == []
